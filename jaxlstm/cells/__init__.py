@@ -1,0 +1,34 @@
+"""One step of time: the cells, and what they are made of."""
+
+from collections.abc import Callable
+
+from jaxlstm.cells.base import Cell as Cell
+from jaxlstm.cells.base import Gated as Gated
+from jaxlstm.cells.base import GatedWeights as GatedWeights
+from jaxlstm.cells.base import gated_step as gated_step
+from jaxlstm.cells.gru import GRUParams as GRUParams
+from jaxlstm.cells.gru import GRUState as GRUState
+from jaxlstm.cells.gru import gru_cell as gru_cell
+from jaxlstm.cells.gru import init_gru as init_gru
+from jaxlstm.cells.gru import make_gru as make_gru
+from jaxlstm.cells.initializers import INITIALIZERS as INITIALIZERS
+from jaxlstm.cells.initializers import Initializer as Initializer
+from jaxlstm.cells.lstm import LSTMParams as LSTMParams
+from jaxlstm.cells.lstm import LSTMState as LSTMState
+from jaxlstm.cells.lstm import init_lstm as init_lstm
+from jaxlstm.cells.lstm import lstm_cell as lstm_cell
+from jaxlstm.cells.lstm import make_lstm as make_lstm
+from jaxlstm.cells.lstm import zero_state as zero_state
+from jaxlstm.cells.rnn import RNNParams as RNNParams
+from jaxlstm.cells.rnn import RNNState as RNNState
+from jaxlstm.cells.rnn import init_rnn as init_rnn
+from jaxlstm.cells.rnn import make_leaky_rnn as make_leaky_rnn
+from jaxlstm.cells.rnn import make_rnn as make_rnn
+from jaxlstm.cells.rnn import rnn_cell as rnn_cell
+
+CELLS: dict[str, Callable[..., Cell]] = {
+    "lstm": make_lstm,
+    "gru": make_gru,
+    "rnn": make_rnn,
+    "leaky_rnn": make_leaky_rnn,
+}

@@ -1,0 +1,147 @@
+"""What a cell is: one step of time as pure functions, and the form of gated cells."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.types import Array, Key, PyTree
+
+
+class GatedWeights(NamedTuple):
+    """The weights of a gated cell, as they make z.
+
+    z has K columns. `x W_x` is added to the first of them and `h W_h` to the last, so
+    that the middle ones hold the sum:
+
+        z = [ x W_x |           0 ]
+          + [     0 |       h W_h ]  + b
+
+    Where both products have K columns, as in the LSTM, this is the plain sum. A
+    GRU whose reset acts after the product needs both parts of its candidate
+    apart: its z is [candidate by x | reset | update | candidate by h]. A cell that
+    normalises each product keeps them wholly apart, K = K_x + K_h. A cell without
+    recurrent weights has `w_h = None`.
+
+    Attributes:
+      w_x: [X, K_x] input weights.
+      w_h: [R, K_h] recurrent weights, or None.
+      b: [K] bias; None means no bias, and K = max(K_x, K_h).
+      small: parameters that only `update` reads (peepholes, scales of a
+        normalisation), or None. Their gradients are taken step by step, so they
+        should be small.
+    """
+
+    w_x: Array
+    w_h: Array | None
+    b: Array | None
+    small: PyTree = None
+
+
+class Gated(NamedTuple):
+    """The form of a cell whose weights act only through z = x W_x + h W_h + b.
+
+    `jaxlstm.rule` differentiates every such cell with one product over time for each
+    weight matrix.
+
+    Attributes:
+      weights: `(params) -> GatedWeights`.
+      read: `(state) -> [..., R]`, what the recurrent weights multiply. Linear in the
+        state (it selects or joins fields).
+      update: `(small, state, z) -> state`, with z [..., K]. Works on any batch axes.
+    """
+
+    weights: Callable[[Any], GatedWeights]
+    read: Callable[[Any], Array]
+    update: Callable[[PyTree, Any, Array], Any]
+
+
+class InitCell(Protocol):
+    """Draws the parameters of one layer."""
+
+    def __call__(
+        self, key: Key, input_size: int, hidden_size: int, *, dtype: Any = jnp.float32
+    ) -> Any: ...
+
+
+def read_h(state: Any) -> Array:
+    """Returns the hidden state, the output of every cell of this package."""
+    return state.h
+
+
+class Cell(NamedTuple):
+    """One step of time, as pure functions. Sizes are read off the parameters.
+
+    Attributes:
+      init: `(key, input_size, hidden_size, *, dtype) -> params`.
+      initial_state: `(params, batch_shape) -> state` of zeros (or whatever the cell
+        starts from), leaves [*batch_shape, ...] in the dtype of the parameters.
+      step: `(params, state, x [..., X]) -> (state, output)`, as `lax.scan` wants it.
+      gated: the gated form of the same step, or None for a cell that has none. With
+        it the cell takes the derivative rule and knows `compute_dtype`.
+      output: `(state) -> [..., H]`. `step` returns `output(state)` of its new state:
+        an output is part of the state, so that a readout needs nothing else.
+    """
+
+    init: InitCell
+    initial_state: Callable[[Any, tuple[int, ...]], Any]
+    step: Callable[[Any, Any, Array], tuple[Any, Array]]
+    gated: Gated | None = None
+    output: Callable[[Any], Array] = read_h
+
+
+def product(h: Array, w: Array, compute_dtype: Any = None) -> Array:
+    """Multiplies [..., R] by [R, K]; in `compute_dtype` if given, summed in h's dtype."""
+    if compute_dtype is None:
+        return h @ w
+    return jax.lax.dot_general(
+        h.astype(compute_dtype),
+        w.astype(compute_dtype),
+        (((h.ndim - 1,), (0,)), ((), ())),
+        preferred_element_type=h.dtype,
+    )
+
+
+def preactivations(
+    weights: GatedWeights, x: Array, h: Array, compute_dtype: Any = None
+) -> Array:
+    """Returns z [..., K] from x [..., X] and h [..., R]; see `GatedWeights`."""
+    z = product(x, weights.w_x, compute_dtype)
+    if weights.w_h is not None:
+        z = overlap(z, product(h, weights.w_h, compute_dtype), num_columns(weights))
+    return z if weights.b is None else z + weights.b
+
+
+def num_columns(weights: GatedWeights) -> int:
+    """Returns K, the number of columns of z."""
+    if weights.b is not None:
+        return weights.b.shape[-1]
+    k_h = 0 if weights.w_h is None else weights.w_h.shape[-1]
+    return max(weights.w_x.shape[-1], k_h)
+
+
+def overlap(z_x: Array, z_h: Array, columns: int) -> Array:
+    """Adds z_x to the first of K columns and z_h to the last ones."""
+    return pad_columns(z_x, columns, "right") + pad_columns(z_h, columns, "left")
+
+
+def pad_columns(z: Array, columns: int, side: str) -> Array:
+    """Widens z to `columns` with zeros on one side."""
+    missing = columns - z.shape[-1]
+    if not missing:
+        return z
+    width = (0, missing) if side == "right" else (missing, 0)
+    return jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [width])
+
+
+def gated_step(gated: Gated) -> Callable[[Any, Any, Array], tuple[Any, Array]]:
+    """Returns the plain step of a gated cell whose output is the hidden state."""
+
+    def step(params: Any, state: Any, x: Array) -> tuple[Any, Array]:
+        weights = gated.weights(params)
+        z = preactivations(weights, x, gated.read(state))
+        state = gated.update(weights.small, state, z)
+        return state, state.h
+
+    return step

@@ -1,0 +1,115 @@
+"""Checks of what callers pass in; each error names argument, shapes and axis letters."""
+
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.types import Array
+
+
+def check_choice(name: str, value: Any, literal: Any) -> None:
+    """Raises ValueError unless the value is one of a Literal's."""
+    if value not in get_args(literal):
+        choices = ", ".join(repr(choice) for choice in get_args(literal))
+        raise ValueError(f"{name}: {value!r} is unknown; use one of {choices}")
+
+
+def check_inputs(inputs: Array, w_x: Array) -> None:
+    """Raises ValueError unless inputs [T, ..., X] fit input weights [X, K]."""
+    size, columns = w_x.shape
+    if inputs.ndim < 2 or inputs.shape[-1] != size:
+        raise ValueError(
+            f"inputs: shape {inputs.shape} does not fit [T, ..., X]; the input weights "
+            f"[X, K] have shape {(size, columns)}, so X = {size}"
+        )
+
+
+def check_step_input(x: Array, w_x: Array) -> None:
+    """Raises ValueError unless x [..., X] fits input weights [X, K]."""
+    if jnp.ndim(x) < 1 or jnp.shape(x)[-1] != w_x.shape[0]:
+        raise ValueError(
+            f"x: shape {jnp.shape(x)} does not fit [..., X]; the input weights [X, K] "
+            f"have shape {w_x.shape}, so X = {w_x.shape[0]}"
+        )
+
+
+def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
+    """Raises unless a state has the structure, shapes and dtypes expected of it.
+
+    Args:
+      name: of the argument.
+      state: the state.
+      expected: a state of `jax.ShapeDtypeStruct`.
+      inputs: [T, ..., X] that it goes with.
+
+    Raises:
+      ValueError: structure or shape differ.
+      TypeError: a dtype differs.
+    """
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            f"{name}: {jax.tree.structure(state)} is not of the cell's own structure, "
+            f"{jax.tree.structure(expected)}"
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, leaf), want in zip(leaves, jax.tree.leaves(expected), strict=True):
+        where = name + jax.tree_util.keystr(path)
+        if jnp.shape(leaf) != want.shape:
+            raise ValueError(
+                f"{where}: shape {jnp.shape(leaf)} is not {want.shape}, which is "
+                f"[..., H] for inputs [T, ..., X] of shape {inputs.shape}"
+            )
+        if jnp.result_type(leaf) != want.dtype:
+            raise TypeError(
+                f"{where}: dtype {jnp.result_type(leaf)} is not {want.dtype}, that of "
+                "the parameters; convert one of them"
+            )
+
+
+def check_time_axes(name: str, value: Any, inputs: Array) -> Array | None:
+    """Returns the value as an array, checked to be [T, ...] as inputs [T, ..., X] are.
+
+    Raises:
+      ValueError: it does not broadcast from the left.
+    """
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    axes = inputs.shape[:-1]
+    if value.ndim < 1 or value.shape != axes[: value.ndim]:
+        raise ValueError(
+            f"{name}: shape {value.shape} does not fit [T, ...]; inputs [T, ..., X] of "
+            f"shape {inputs.shape} need {axes} or its first axes"
+        )
+    return value
+
+
+def check_lengths(lengths: Any, inputs: Array) -> Array:
+    """Returns lengths as an array, checked to be integers [...] from 0 to T.
+
+    The values are checked where they are known, that is outside of `jit`.
+
+    Raises:
+      TypeError: they are not integers.
+      ValueError: the shape is not that of the batch, or a length is out of range.
+    """
+    traced = isinstance(lengths, jax.core.Tracer)
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"lengths: dtype {lengths.dtype} is not an integer")
+    if lengths.shape != inputs.shape[1:-1]:
+        raise ValueError(
+            f"lengths: shape {lengths.shape} is not {inputs.shape[1:-1]}, the batch "
+            f"axes of inputs [T, ..., X] of shape {inputs.shape}"
+        )
+    if not traced:
+        values = np.asarray(lengths)
+        wrong = values[(values < 0) | (values > inputs.shape[0])]
+        if wrong.size:
+            raise ValueError(
+                f"lengths: {wrong[0]} is not in 0..T = {inputs.shape[0]}, the time "
+                f"axis of inputs [T, ..., X] of shape {inputs.shape}"
+            )
+    return lengths
