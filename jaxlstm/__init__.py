@@ -1,10 +1,18 @@
 """A functional LSTM research toolkit in JAX."""
 
+from jaxlstm import cells as cells
+from jaxlstm import estimators as estimators
 from jaxlstm.cells import Cell as Cell
 from jaxlstm.cells import LSTMParams as LSTMParams
 from jaxlstm.cells import LSTMState as LSTMState
 from jaxlstm.cells import init_lstm as init_lstm
 from jaxlstm.cells import lstm_cell as lstm_cell
 from jaxlstm.cells import zero_state as zero_state
+from jaxlstm.estimators import Segment as Segment
+from jaxlstm.model import Model as Model
+from jaxlstm.model import ModelParams as ModelParams
+from jaxlstm.model import make_model as make_model
 from jaxlstm.sequence import lstm as lstm
 from jaxlstm.sequence import unroll as unroll
+
+__version__ = "0.1.0"

@@ -7,9 +7,9 @@ dz_t, the gradient of the preactivations, is sequential; with all dz_t at hand,
 
 are single products. The rule says this forward in time, as a `custom_jvp`:
 
-    u_t      = dx_t W_x + x_t dW_x + h_{t-1} dW_h + db            for all t at once   (1)
-    dz_t     = u_t + dh_{t-1} W_h                                 a linear scan       (2)
-    dstate_t = d update(state_{t-1}, z_t) . (dstate_{t-1}, dz_t)                      (3)
+    u_t      = dx_t W_x + x_t dW_x + h_{t-1} dW_h + db           for all t at once  (1)
+    dz_t     = u_t + dh_{t-1} W_h                                a linear scan      (2)
+    dstate_t = d update(state_{t-1}, z_t) . (dstate_{t-1}, dz_t)                    (3)
 
 JAX transposes (2) and (3) into backpropagation through time, and (1) into the two
 products above. Being a forward rule, it serves `jvp`, `linearize` and higher orders
@@ -28,7 +28,6 @@ from jaxlstm.cells.base import (
     Gated,
     GatedWeights,
     num_columns,
-    overlap,
     pad_columns,
     preactivations,
     product,
@@ -110,9 +109,7 @@ def select(condition: Array | None, new: PyTree, old: PyTree) -> PyTree:
     """Takes `new` where the condition [...] holds; `old` where it is None."""
     if condition is None:
         return old
-    return jax.tree.map(
-        lambda a, b: jnp.where(like(condition, b) != 0, a, b), new, old
-    )
+    return jax.tree.map(lambda a, b: jnp.where(like(condition, b) != 0, a, b), new, old)
 
 
 def keep(mask: Array | None, new: PyTree, old: PyTree) -> PyTree:
@@ -220,9 +217,7 @@ def _gated_scan_jvp(static: Static, primals: Any, tangents: Any) -> Any:
                 _transposed_product(dh, w_h, compute_dtype), columns, "left"
             )
         direct = dstate if edges is None else scale(dstate, edges.c)
-        _, dnew = jax.jvp(
-            gated.update, (weights.small, state, z), (dsmall, direct, dz)
-        )
+        _, dnew = jax.jvp(gated.update, (weights.small, state, z), (dsmall, direct, dz))
         dstate = keep(mask, dnew, dstate)
         return dstate, (dstate, dz if static.keep_z else None)
 

@@ -115,8 +115,8 @@ def unroll(
     if lengths is not None:
         mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
     controls = Controls(
-        check_time_axes("mask", mask, inputs),
-        check_time_axes("resets", resets, inputs),
+        mask if mask is None else check_time_axes("mask", mask, inputs),
+        resets if resets is None else check_time_axes("resets", resets, inputs),
         edges if edges is None else _check_edges(cell, edges, inputs),
     )
     if controls.mask is not None:
@@ -206,7 +206,7 @@ def scan_chunks(
         return x[:whole].reshape(count, size, *x.shape[1:])
 
     def unfold(y: Array) -> Array:
-        return y.reshape(whole, *y.shape[2:])
+        return y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
 
     chunk = jax.checkpoint(scan, prevent_cse=False)
     parts = [

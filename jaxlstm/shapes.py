@@ -1,10 +1,11 @@
-"""Checks of what callers pass in; each error names argument, shapes and axis letters."""
+"""Checks of what callers pass in. Errors name argument, shapes and axis letters."""
 
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxlstm.types import Array
 
@@ -68,14 +69,12 @@ def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
             )
 
 
-def check_time_axes(name: str, value: Any, inputs: Array) -> Array | None:
+def check_time_axes(name: str, value: Any, inputs: Array) -> Array:
     """Returns the value as an array, checked to be [T, ...] as inputs [T, ..., X] are.
 
     Raises:
       ValueError: it does not broadcast from the left.
     """
-    if value is None:
-        return None
     value = jnp.asarray(value)
     axes = inputs.shape[:-1]
     if value.ndim < 1 or value.shape != axes[: value.ndim]:
@@ -95,7 +94,7 @@ def check_lengths(lengths: Any, inputs: Array) -> Array:
       TypeError: they are not integers.
       ValueError: the shape is not that of the batch, or a length is out of range.
     """
-    traced = isinstance(lengths, jax.core.Tracer)
+    traced = isinstance(lengths, Tracer)
     lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: dtype {lengths.dtype} is not an integer")

@@ -62,7 +62,9 @@ class InitCell(Protocol):
 
     def __call__(
         self, key: Key, input_size: int, hidden_size: int, *, dtype: Any = jnp.float32
-    ) -> Any: ...
+    ) -> Any:
+        """Consumes the key whole."""
+        ...
 
 
 def read_h(state: Any) -> Array:
@@ -92,7 +94,7 @@ class Cell(NamedTuple):
 
 
 def product(h: Array, w: Array, compute_dtype: Any = None) -> Array:
-    """Multiplies [..., R] by [R, K]; in `compute_dtype` if given, summed in h's dtype."""
+    """Multiplies [..., R] by [R, K], in `compute_dtype` if given; sums in h's dtype."""
     if compute_dtype is None:
         return h @ w
     return jax.lax.dot_general(

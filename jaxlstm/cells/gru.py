@@ -117,6 +117,5 @@ def gru_cell(params: GRUParams, state: GRUState, x: Array) -> tuple[GRUState, Ar
 
 def make_gru(*, initializer: str | Initializer = "glorot_orthogonal") -> Cell:
     """Returns the GRU as a `Cell`; the option is that of `init_gru`."""
-
     init = functools.partial(init_gru, initializer=find_initializer(initializer))
     return Cell(init, zero_gru_state, gru_cell, GRU_GATED)

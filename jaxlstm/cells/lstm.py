@@ -140,7 +140,6 @@ def make_lstm(
     initializer: str | Initializer = "glorot_orthogonal",
 ) -> Cell:
     """Returns the LSTM as a `Cell`; the options are those of `init_lstm`."""
-
     init = functools.partial(
         init_lstm, forget_bias=forget_bias, initializer=find_initializer(initializer)
     )

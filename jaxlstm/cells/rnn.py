@@ -57,9 +57,7 @@ def init_rnn(
     Raises:
       ValueError: the initialiser's name is unknown.
     """
-    return RNNParams(
-        *draw_gates(initializer, key, input_size, hidden_size, 1, dtype)
-    )
+    return RNNParams(*draw_gates(initializer, key, input_size, hidden_size, 1, dtype))
 
 
 def zero_rnn_state(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNState:

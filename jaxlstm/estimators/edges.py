@@ -1,0 +1,109 @@
+"""The engine of estimators that go backward in time, by autodiff of the unroll."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.estimators.base import (
+    Estimate,
+    GradientEstimator,
+    LossFn,
+    Segment,
+    Traits,
+    score,
+)
+from jaxlstm.model import Model
+from jaxlstm.sequence import Remat, scan_chunks
+from jaxlstm.types import Array, Key, PyTree
+
+
+class BackwardState(NamedTuple):
+    """What a backward estimator remembers between two segments.
+
+    Attributes:
+      hidden: the model's state after the last segment, leaves [B, ...].
+      keys: [B] a key for each example.
+      num_segments: [] how many segments were seen.
+    """
+
+    hidden: Any
+    keys: Key
+    num_segments: Array
+
+
+def backward(
+    model: Model, loss_fn: LossFn, *, remat: Remat = "none", traits: Traits
+) -> GradientEstimator:
+    """Differentiates the loss of a segment by the parameters, in reverse.
+
+    The state is carried from segment to segment and the gradient stops there. The
+    first segment starts from `model.initial_state`, whose gradient it gives.
+
+    Args:
+      model: the model.
+      loss_fn: `(prediction, target) -> loss of each example`.
+      remat: as in `jaxlstm.unroll`; readout and loss are made again with the states.
+      traits: what the estimator promises.
+
+    Returns:
+      The estimator; its state is a `BackwardState`.
+    """
+    inner: Remat = "step" if "step" in remat else "none"
+
+    def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> BackwardState:
+        return BackwardState(
+            hidden=model.initial_state(params, batch_shape),
+            keys=jax.random.split(key, batch_shape),
+            num_segments=jnp.zeros((), jnp.int32),
+        )
+
+    def run(
+        params: PyTree, hidden: Any, segment: Segment, keys: Key
+    ) -> tuple[Any, tuple[Array, Array]]:
+        hidden, states = model.unroll(
+            params.recurrent,
+            hidden,
+            segment.inputs,
+            mask=segment.mask,
+            resets=segment.resets,
+            key=keys,
+            remat=inner,
+        )
+        predictions = model.readout(params, states, key=keys)
+        losses, weights = score(loss_fn, predictions, segment)
+        return hidden, (jnp.sum(weights * losses), jnp.sum(weights))
+
+    def estimate(
+        params: PyTree, state: BackwardState, segment: Segment
+    ) -> tuple[Estimate, BackwardState]:
+        fold = jnp.vectorize(jax.random.fold_in)
+        keys = fold(state.keys, state.num_segments)
+        fresh = state.num_segments == 0
+
+        def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
+            start = model.initial_state(params, keys.shape)
+            hidden = jax.tree.map(
+                lambda new, old: jnp.where(fresh, new, old), start, state.hidden
+            )
+            if "sqrt" not in remat:
+                hidden, (loss, weight) = run(params, hidden, segment, keys)
+                return loss, (hidden, weight)
+
+            def chunk(hidden: Any, xs: Any) -> tuple[Any, tuple[Array, Array]]:
+                steps, segment = xs
+                hidden, sums = run(params, hidden, segment, fold(keys, steps[0]))
+                return hidden, jax.tree.map(lambda x: x[None], sums)
+
+            steps = jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
+            hidden, sums = scan_chunks(chunk, hidden, (steps, segment))
+            loss, weight = jax.tree.map(jnp.sum, sums)
+            return loss, (hidden, weight)
+
+        (loss, (hidden, weight)), grads = jax.value_and_grad(total, has_aux=True)(
+            params
+        )
+        state = state._replace(hidden=hidden, num_segments=state.num_segments + 1)
+        return Estimate(loss, grads, weight), state
+
+    return GradientEstimator(init, estimate, traits)

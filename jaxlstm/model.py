@@ -1,0 +1,315 @@
+"""A model: what an estimator differentiates. Layers of cells under a readout."""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.cells import Cell
+from jaxlstm.cells.initializers import Initializer, find_initializer
+from jaxlstm.rule import Edges
+from jaxlstm.sequence import Derivative, Remat, unroll
+from jaxlstm.shapes import check_choice
+from jaxlstm.types import Array, Key, PyTree
+
+InputKind = Literal["float", "one_hot", "embedding"]
+
+
+class ModelParams(NamedTuple):
+    """The parameters of a model.
+
+    Attributes:
+      recurrent: those that `step` uses, and what the state starts from.
+      readout: those that only the readout uses.
+    """
+
+    recurrent: Any
+    readout: Any
+
+
+class StepFn(Protocol):
+    """Advances a model by one time step."""
+
+    def __call__(
+        self, recurrent: Any, state: Any, x: Array, *, key: Key | None = None
+    ) -> Any:
+        """Takes x [..., X] and returns the next state."""
+        ...
+
+
+class UnrollFn(Protocol):
+    """Runs a model over a segment of time."""
+
+    def __call__(
+        self,
+        recurrent: Any,
+        state: Any,
+        inputs: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        edges: Edges | None = None,
+        key: Key | None = None,
+        remat: Remat = "none",
+    ) -> tuple[Any, Any]:
+        """Takes inputs [T, ..., X]; returns the last state and all [T, ...]."""
+        ...
+
+
+class ReadoutFn(Protocol):
+    """Turns states into predictions."""
+
+    def __call__(self, params: Any, state: Any, *, key: Key | None = None) -> Any:
+        """Takes whole parameters and a state with any leading axes."""
+        ...
+
+
+class InitFn(Protocol):
+    """Draws the parameters of a model."""
+
+    def __call__(self, key: Key) -> ModelParams:
+        """Consumes the key whole."""
+        ...
+
+
+class InitialStateFn(Protocol):
+    """Makes the state that a sequence starts from."""
+
+    def __call__(self, params: ModelParams, batch_shape: tuple[int, ...]) -> Any:
+        """Returns leaves [*batch_shape, ...]."""
+        ...
+
+
+class Model(NamedTuple):
+    """Pure functions from parameters, state and input to predictions.
+
+    A key is an array of keys of the batch's shape, one for each example, so that
+    draws do not depend on how the batch is spread over devices. None means no noise:
+    evaluation.
+
+    Attributes:
+      init: `(key) -> ModelParams`.
+      initial_state: `(params, batch_shape) -> state`, leaves [*batch_shape, ...].
+      step: `(recurrent, state, x [..., X], *, key=None) -> state`. None for a model
+        with no online form.
+      unroll: `(recurrent, state, inputs [T, ..., X], *, mask=None, resets=None,
+        edges=None, key=None, remat="none") -> (state, states [T, ...])`: what
+        scanning `step` gives, only faster. A reset puts the initial state in place.
+      readout: `(params, state, *, key=None) -> prediction [..., Y]`, of the state
+        alone, with any axes before it; of the whole parameters, so that weights can
+        be tied.
+    """
+
+    init: InitFn
+    initial_state: InitialStateFn
+    step: StepFn | None
+    unroll: UnrollFn
+    readout: ReadoutFn
+
+
+class RecurrentParams(NamedTuple):
+    """The recurrent parameters of a model made by `make_model`.
+
+    Attributes:
+      embedding: [X, E] embedding of X symbols, or None.
+      layers: the parameters of each layer's cell, from the input up.
+      initial_state: the learned state [...H] each layer starts from, or None.
+    """
+
+    embedding: Array | None
+    layers: tuple[Any, ...]
+    initial_state: tuple[Any, ...] | None
+
+
+class ReadoutParams(NamedTuple):
+    """A linear readout.
+
+    Attributes:
+      w: [H, Y], or None where the embedding's transpose serves.
+      b: [Y].
+    """
+
+    w: Array | None
+    b: Array
+
+
+def make_model(
+    cell: Cell,
+    *,
+    input_size: int,
+    output_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    inputs: InputKind = "float",
+    embedding_size: int | None = None,
+    tied: bool = False,
+    learned_initial_state: bool = False,
+    initializer: str | Initializer = "glorot_orthogonal",
+    derivative: Derivative = "rule",
+    compute_dtype: Any = None,
+    dtype: Any = jnp.float32,
+) -> Model:
+    """Stacks layers of a cell, each fed by the outputs of the one below.
+
+        x'_t = x_t, or its one-hot vector, or its row of the embedding
+        h^0_t = x'_t,  h^l_t = output of layer l at h^{l-1}_t
+        prediction_t = h^L_t W + b
+
+    Args:
+      cell: the cell of every layer.
+      input_size: X, the size of the input; the number of symbols where inputs are
+        "one_hot" or "embedding".
+      output_size: Y.
+      hidden_size: H, of every layer.
+      num_layers: L.
+      inputs: "float" [T, ..., X]; "one_hot" or "embedding": integers [T, ...] below X.
+      embedding_size: E; by default H.
+      tied: whether the readout's weights are the embedding's, transposed.
+      learned_initial_state: whether the state a sequence starts from is a parameter
+        (zeros at first) or stays what the cell says.
+      initializer: of embedding and readout; the cell has its own.
+      derivative: "rule" or "autodiff", as in `unroll`.
+      compute_dtype: dtype of the factors of all products in the cells, or None.
+      dtype: of all parameters and states.
+
+    Returns:
+      The model. Its state is a tuple of the layers' states.
+
+    Raises:
+      ValueError: options that do not go together, or an unknown name.
+
+    References:
+      Tied weights: Press and Wolf, Using the Output Embedding to Improve Language
+      Models, EACL 2017; Inan, Khosravi and Socher, Tying Word Vectors and Word
+      Classifiers, ICLR 2017.
+    """
+    check_choice("inputs", inputs, InputKind)
+    _check_embedding(
+        inputs, embedding_size, tied, (input_size, output_size, hidden_size)
+    )
+    draw = find_initializer(initializer)
+    if inputs == "embedding":
+        width = hidden_size if embedding_size is None else embedding_size
+    else:
+        width = input_size
+
+    def init(key: Key) -> ModelParams:
+        key_embedding, key_w, key_b, *keys = jax.random.split(key, 3 + num_layers)
+        embedding = None
+        if inputs == "embedding":
+            shape = input_size, width
+            embedding = draw.input(key_embedding, shape, hidden_size, dtype)
+        sizes = [width] + [hidden_size] * (num_layers - 1)
+        layers = tuple(
+            cell.init(k, size, hidden_size, dtype=dtype)
+            for k, size in zip(keys, sizes, strict=True)
+        )
+        start = None
+        if learned_initial_state:
+            start = tuple(cell.initial_state(layer, ()) for layer in layers)
+        w = None
+        if not tied:
+            shape = hidden_size, output_size
+            w = draw.readout(key_w, shape, hidden_size, dtype)
+        b = draw.bias(key_b, (output_size,), hidden_size, dtype)
+        return ModelParams(
+            RecurrentParams(embedding, layers, start), ReadoutParams(w, b)
+        )
+
+    def start(recurrent: RecurrentParams, batch_shape: tuple[int, ...]) -> Any:
+        if recurrent.initial_state is None:
+            return tuple(cell.initial_state(p, batch_shape) for p in recurrent.layers)
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (*batch_shape, *x.shape)),
+            recurrent.initial_state,
+        )
+
+    def initial_state(params: ModelParams, batch_shape: tuple[int, ...]) -> Any:
+        return start(params.recurrent, batch_shape)
+
+    def encode(recurrent: RecurrentParams, x: Array) -> Array:
+        if inputs == "one_hot":
+            return jax.nn.one_hot(x, input_size, dtype=dtype)
+        return x if recurrent.embedding is None else recurrent.embedding[x]
+
+    def step(
+        recurrent: RecurrentParams, state: Any, x: Array, *, key: Key | None = None
+    ) -> Any:
+        del key
+        output, states = encode(recurrent, x), []
+        for params, layer_state in zip(recurrent.layers, state, strict=True):
+            layer_state, output = cell.step(params, layer_state, output)
+            states.append(layer_state)
+        return tuple(states)
+
+    def unroll_layers(
+        recurrent: RecurrentParams,
+        state: Any,
+        inputs: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        edges: Edges | None = None,
+        key: Key | None = None,
+        remat: Remat = "none",
+    ) -> tuple[Any, Any]:
+        del key
+        outputs, lasts, states = encode(recurrent, inputs), [], []
+        reset_state = start(recurrent, outputs.shape[1:-1])
+        for params, layer_state, layer_reset in zip(
+            recurrent.layers, state, reset_state, strict=True
+        ):
+            last, layer_states = unroll(
+                cell,
+                params,
+                outputs,
+                layer_state,
+                mask=mask,
+                resets=resets,
+                reset_state=layer_reset,
+                edges=edges,
+                remat=remat,
+                derivative=derivative,
+                compute_dtype=compute_dtype,
+            )
+            outputs = cell.output(layer_states)
+            lasts.append(last)
+            states.append(layer_states)
+        return tuple(lasts), tuple(states)
+
+    def readout(params: ModelParams, state: Any, *, key: Key | None = None) -> Array:
+        del key
+        w, b = params.readout
+        if w is None:
+            w = params.recurrent.embedding.T
+        return cell.output(state[-1]) @ w + b
+
+    return Model(init, initial_state, step, unroll_layers, readout)
+
+
+def count_parameters(params: PyTree) -> int:
+    """Returns the number of parameters, over all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _check_embedding(
+    inputs: str, embedding_size: int | None, tied: bool, sizes: tuple[int, int, int]
+) -> None:
+    input_size, output_size, hidden_size = sizes
+    if inputs != "embedding" and embedding_size is not None:
+        raise ValueError(
+            f'embedding_size: inputs are "{inputs}", which has no embedding; '
+            'leave it out, or set inputs = "embedding"'
+        )
+    if not tied:
+        return
+    if inputs != "embedding":
+        raise ValueError(
+            f'tied: inputs are "{inputs}", with no embedding to tie the readout to; '
+            'set inputs = "embedding"'
+        )
+    if input_size != output_size or embedding_size not in (None, hidden_size):
+        raise ValueError(
+            f"tied: the embedding [X, E] is {(input_size, embedding_size)} and the "
+            f"readout [H, Y] is {(hidden_size, output_size)}; tying needs X = Y, E = H"
+        )
