@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from jaxlstm.cells.base import (
     Gated,
@@ -81,18 +83,26 @@ class Static(NamedTuple):
     compute_dtype: Any = None
 
 
-@jax.custom_jvp
+# A primitive and not a `custom_jvp`: partial evaluation of a scan (jax 0.10) drops the
+# rules of the latter, and the edges with them in reverse mode at second order.
+edge_p = Primitive("edge")
+edge_p.def_impl(lambda x, factor: x)
+edge_p.def_abstract_eval(lambda x, factor: x)
+ad.defjvp(edge_p, lambda dx, x, factor: dx * factor, None)
+batching.defbroadcasting(edge_p)
+mlir.register_lowering(
+    edge_p, mlir.lower_fun(lambda x, factor: x, multiple_results=False)
+)
+
+
 def edge(state: PyTree, factor: Array) -> PyTree:
     """Returns the state unchanged; its gradient is multiplied by the factor [...]."""
-    del factor
-    return state
 
+    def mark(x: Array) -> Array:
+        factors = jnp.broadcast_to(like(factor, x), x.shape).astype(x.dtype)
+        return edge_p.bind(x, factors)
 
-@edge.defjvp
-def _edge_jvp(primals: Any, tangents: Any) -> Any:
-    (state, factor), (dstate, _) = primals, tangents
-    # The tangent of edge(state) and not of state: at second order it passes here again.
-    return edge(state, factor), scale(dstate, factor)
+    return jax.tree.map(mark, state)
 
 
 def scale(tree: PyTree, factor: Array) -> PyTree:
@@ -143,13 +153,17 @@ def gated_scan(
     gated, compute_dtype = static.gated, static.compute_dtype
 
     def step(state: PyTree, xs: Any) -> tuple[PyTree, Any]:
-        x, mask, reset = xs
+        x, mask, reset, edges = xs
         state = select(reset, reset_state, state)
-        z = preactivations(weights, x, gated.read(state), compute_dtype)
-        state = keep(mask, gated.update(weights.small, state, z), state)
+        h, direct = gated.read(state), state
+        # Needed where a scan around this one drops its rule; see `edge_p`.
+        if edges is not None:
+            h, direct = edge(h, edges.h), edge(state, edges.c)
+        z = preactivations(weights, x, h, compute_dtype)
+        state = keep(mask, gated.update(weights.small, direct, z), state)
         return state, (state, z if static.keep_z else None)
 
-    xs = inputs, controls.mask, controls.resets
+    xs = inputs, *controls
     state, (states, zs) = jax.lax.scan(step, state, xs, reverse=static.reverse)
     return state, states, zs
 
