@@ -20,6 +20,7 @@ from jaxlstm.rule import (
     select,
 )
 from jaxlstm.shapes import (
+    broadcast_state,
     check_choice,
     check_inputs,
     check_lengths,
@@ -108,10 +109,7 @@ def unroll(
     if reset_state is None:
         reset_state = start
     else:
-        reset_state = jax.tree.map(
-            lambda x, to: jnp.broadcast_to(x, to.shape), reset_state, start
-        )
-        check_state("reset_state", reset_state, start, inputs)
+        reset_state = broadcast_state("reset_state", reset_state, start, inputs)
     if lengths is not None:
         mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
     controls = Controls(
@@ -170,7 +168,7 @@ def lstm(
     last, states = unroll(LSTM, params, inputs, state, **options)
     mask, lengths = options.get("mask"), options.get("lengths")
     if lengths is not None:
-        mask = _mask_by_length(jnp.asarray(lengths), mask, inputs)
+        mask = _mask_by_length(jnp.asarray(lengths), mask, states.h)
     if mask is not None:
         mask = jnp.asarray(mask)
     return last, keep(mask, states.h, jnp.zeros_like(states.h))
@@ -291,6 +289,8 @@ def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
 
 
 def _check_edges(cell: Cell, edges: Edges, inputs: Array) -> Edges:
+    if not isinstance(edges, Edges):
+        raise TypeError(f"edges: {type(edges).__name__} is not Edges(h, c)")
     if cell.gated is None and edges.h is not edges.c:
         raise ValueError(
             "edges: a cell without a gated form has one edge into each step; give the "

@@ -49,11 +49,7 @@ def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
       ValueError: structure or shape differ.
       TypeError: a dtype differs.
     """
-    if jax.tree.structure(state) != jax.tree.structure(expected):
-        raise ValueError(
-            f"{name}: {jax.tree.structure(state)} is not of the cell's own structure, "
-            f"{jax.tree.structure(expected)}"
-        )
+    check_structure(name, state, expected)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     for (path, leaf), want in zip(leaves, jax.tree.leaves(expected), strict=True):
         where = name + jax.tree_util.keystr(path)
@@ -67,6 +63,35 @@ def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
                 f"{where}: dtype {jnp.result_type(leaf)} is not {want.dtype}, that of "
                 "the parameters; convert one of them"
             )
+
+
+def check_structure(name: str, state: Any, expected: Any) -> None:
+    """Raises ValueError unless a state has the structure expected of it."""
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            f"{name}: {jax.tree.structure(state)} is not of the cell's own structure, "
+            f"{jax.tree.structure(expected)}"
+        )
+
+
+def broadcast_state(name: str, state: Any, expected: Any, inputs: Array) -> Any:
+    """Broadcasts the leaves of a state to [..., H], and checks it as `check_state` does.
+
+    Raises:
+      ValueError: structure differs, or a shape does not broadcast.
+      TypeError: a dtype differs.
+    """
+    check_structure(name, state, expected)
+
+    def broadcast(leaf: Any, want: Any) -> Any:
+        try:
+            return jnp.broadcast_to(leaf, want.shape)
+        except ValueError:
+            return leaf  # For `check_state` to refuse, by its name.
+
+    state = jax.tree.map(broadcast, state, expected)
+    check_state(name, state, expected, inputs)
+    return state
 
 
 def check_time_axes(name: str, value: Any, inputs: Array) -> Array:

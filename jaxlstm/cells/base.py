@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.shapes import check_step_input
 from jaxlstm.types import Array, Key, PyTree
 
 
@@ -142,6 +143,7 @@ def gated_step(gated: Gated) -> Callable[[Any, Any, Array], tuple[Any, Array]]:
 
     def step(params: Any, state: Any, x: Array) -> tuple[Any, Array]:
         weights = gated.weights(params)
+        check_step_input(x, weights.w_x)
         z = preactivations(weights, x, gated.read(state))
         state = gated.update(weights.small, state, z)
         return state, state.h

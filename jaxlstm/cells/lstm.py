@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxlstm.cells.base import Cell, Gated, GatedWeights, preactivations, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
+from jaxlstm.shapes import check_step_input
 from jaxlstm.types import Array, Key
 
 
@@ -129,6 +130,7 @@ def lstm_cell(
       1997; with the forget gate of Gers, Schmidhuber and Cummins, Learning to
       Forget, Neural Computation 12(10), 2000. No peepholes.
     """
+    check_step_input(x, params.w_x)
     z = preactivations(_weights(params), x, state.h)
     state = _update(None, state, z)
     return state, state.h
