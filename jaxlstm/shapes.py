@@ -75,7 +75,7 @@ def check_structure(name: str, state: Any, expected: Any) -> None:
 
 
 def broadcast_state(name: str, state: Any, expected: Any, inputs: Array) -> Any:
-    """Broadcasts the leaves of a state to [..., H], and checks it as `check_state` does.
+    """Returns the state with leaves broadcast to [..., H], checked by `check_state`.
 
     Raises:
       ValueError: structure differs, or a shape does not broadcast.
