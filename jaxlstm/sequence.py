@@ -284,7 +284,7 @@ def _plain_scan(
 
 def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
     steps = jnp.arange(inputs.shape[0])
-    within = like(steps, jnp.empty((1,) * (lengths.ndim + 1))) < lengths
+    within = like(steps, jnp.empty((1,) * (lengths.ndim + 1))) < lengths[None]
     return within if mask is None else within & (like(jnp.asarray(mask), within) != 0)
 
 

@@ -113,7 +113,7 @@ def preactivations(
     z = product(x, weights.w_x, compute_dtype)
     if weights.w_h is not None:
         z = overlap(z, product(h, weights.w_h, compute_dtype), num_columns(weights))
-    return z if weights.b is None else z + weights.b
+    return z if weights.b is None else z + jnp.broadcast_to(weights.b, z.shape)
 
 
 def num_columns(weights: GatedWeights) -> int:
