@@ -1,0 +1,1 @@
+"""Experiments: one file each, with its data, loss, metrics and picture."""

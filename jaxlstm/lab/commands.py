@@ -1,0 +1,192 @@
+"""The command line."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import jax
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+import jaxlstm
+from jaxlstm.lab.config import json_schema, load_config
+from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.experiment import build, build_model
+from jaxlstm.lab.plots import draw_comparison, draw_run
+from jaxlstm.lab.report import print_results
+from jaxlstm.lab.runs import CONFIG, PLOTS, Run, choose_folder, create_run, load_run
+from jaxlstm.lab.session import Interrupted, Session
+from jaxlstm.model import count_parameters
+
+app = App(
+    name="jaxlstm",
+    version=jaxlstm.__version__,
+    help="Trains recurrent nets from config files.",
+    help_format="plaintext",
+)
+console = Console()
+
+
+@app.command
+def run(
+    config: Path,
+    /,
+    *overrides: str,
+    out: Annotated[Path | None, Parameter(name="--out")] = None,
+) -> None:
+    """Train what a config file describes.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    overrides
+        Values to change, as section.key=value; a value is written as in TOML.
+    out
+        The run directory to make; by default runs/NAME-TIME.
+    """
+    loaded = load_config(config, overrides)
+    folder = choose_folder(loaded, out)
+    experiment = build(loaded)
+    _train(create_run(folder, experiment), resume=False)
+
+
+@app.command
+def resume(run: Path, /) -> None:
+    """Go on with a run from its latest checkpoint.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    """
+    loaded = load_run(run)
+    if loaded.facts["status"] == "finished":
+        console.print(f"{run}: is finished; `jaxlstm eval {run}` shows its figures")
+        return
+    _train(loaded, resume=True)
+
+
+@app.command(name="eval")
+def evaluate(run: Path, /, *, split: str | None = None) -> None:
+    """Measure a run's latest checkpoint.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    split
+        What to measure on: validation, test, or what else the task has. All of
+        them by default.
+    """
+    loaded = load_run(run)
+    experiment = loaded.experiment
+    splits = loaded.task.splits if split is None else (split,)
+    sources = {name: experiment.split(name) for name in splits}
+    for name, source in sources.items():
+        if source.num_segments is None:
+            raise UserError(
+                f"--split {name}: a stream without end; use one of "
+                f"{', '.join(loaded.task.splits)}"
+            )
+    params = loaded.params
+    results = {
+        name: experiment.evaluator(params, source, experiment.batch_size)
+        for name, source in sources.items()
+    }
+    print_results(console, results, {"update": str(int(loaded.state.num_updates))})
+
+
+@app.command
+def plot(
+    run: Path,
+    /,
+    *runs: Path,
+    out: Annotated[Path | None, Parameter(name="--out")] = None,
+) -> None:
+    """Draw a run's pictures, or the losses of several runs together.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    runs
+        Further ones.
+    out
+        The picture of several runs; by default comparison.png.
+    """
+    loaded = [load_run(path) for path in (run, *runs)]
+    if runs:
+        console.print(str(draw_comparison(loaded, out or Path("comparison.png"))))
+        return
+    if out is not None:
+        raise UserError(f"--out: one run's pictures go to {run / PLOTS}; leave it out")
+    for file in draw_run(loaded[0]):
+        console.print(str(file), soft_wrap=True)
+
+
+@app.command
+def show(config: Path | None = None, /, *overrides: str, schema: bool = False) -> None:
+    """Show a config with its defaults, the shapes of its parameters and their number.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    overrides
+        Values to change, as section.key=value.
+    schema
+        Show the JSON Schema of config files instead, for editors; with a config,
+        including the keys of its task.
+    """
+    if schema:
+        print(json.dumps(json_schema(config), indent=2))
+        return
+    if config is None:
+        raise UserError("show: name a config file, or use --schema")
+    loaded = load_config(config, overrides)
+    shapes = jax.eval_shape(build_model(loaded).init, jax.random.key(0))
+    print(loaded.to_toml())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        print(f"# {name:40} {leaf.dtype.name} {list(leaf.shape)}")
+    print(f"# {count_parameters(shapes):,} parameters")
+
+
+def _train(run: Run, *, resume: bool) -> None:
+    session, began = Session(run, console), time.perf_counter()
+    try:
+        results = session.train(resume=resume)
+    except Interrupted as interrupted:
+        run.note(status="stopped")
+        console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
+        sys.exit(128 + interrupted.signal)
+    except BaseException:
+        run.note(status="failed")
+        raise
+    seconds = time.perf_counter() - began
+    session.finish(results, seconds)
+    rows = {
+        "updates": f"{run.experiment.num_updates:,} in {seconds:.1f} s",
+        "run": str(run.path),
+        "pictures": ", ".join(str(p) for p in sorted((run.path / PLOTS).glob("*.png"))),
+        "config": str(run.path / CONFIG),
+    }
+    print_results(console, results, rows)
+
+
+def main(tokens: list[str] | None = None) -> None:
+    """Runs a command. Errors of the user's are one line each, and exit code 2."""
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
+    except UserError as error:
+        lines = error.lines
+    except CycloptsError as error:
+        lines = (" ".join(str(error).split()),)
+    else:
+        return
+    for line in lines:
+        print(f"jaxlstm: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,394 @@
+"""Config files: TOML, overrides, and errors that say where and what to do."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pydantic
+import tomli_w
+
+from jaxlstm.cells import CELLS, INITIALIZERS, Cell
+from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.lab.errors import UserError, suggest
+from jaxlstm.lab.imports import extend_path, load_object
+from jaxlstm.lab.optimizers import OPTIMIZERS
+from jaxlstm.lab.options import find_factory, options_model
+from jaxlstm.lab.schema import ConfigFile, OpenSection
+from jaxlstm.lab.task import Task
+
+_BARE = re.compile(r"[A-Za-z_./~][\w./:~+-]*")
+_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A config that has been read and checked, with what it names.
+
+    Attributes:
+      name: of the file, without its ending.
+      folder: where the file lies.
+      sections: the values.
+      task: the task.
+      cell: the cell.
+      estimator_options: of the estimator, defaults filled in.
+      optimizer_options: of the optimizer, defaults filled in.
+      cell_options: of the cell, defaults filled in.
+    """
+
+    name: str
+    folder: Path
+    sections: ConfigFile
+    task: Task
+    cell: Cell
+    cell_options: dict[str, Any]
+    estimator_options: dict[str, Any]
+    optimizer_options: dict[str, Any]
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns the config with every default filled in, as TOML holds it."""
+        values = self.sections.model_dump()
+        values["task"].update(self.task.model_dump())
+        values["model"].update(self.cell_options)
+        values["estimator"].update(self.estimator_options)
+        values["optimizer"].update(self.optimizer_options)
+        return _without_none(values)
+
+    def to_toml(self) -> str:
+        """Returns the resolved config as a file's text."""
+        return tomli_w.dumps(self.resolved())
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config file.
+
+    Args:
+      path: of the file.
+      overrides: `section.key=value`, the value written as in TOML; a bare word is a
+        string.
+
+    Raises:
+      UserError: one line for each thing that is wrong.
+    """
+    text = _read(path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    overridden = apply_overrides(values, overrides)
+    extend_path(Path.cwd(), path.parent, path.parent / "..")
+    reporter = _Reporter(str(path), overridden)
+    try:
+        sections = ConfigFile.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise UserError(*reporter.lines(error, (), values)) from None
+    train = sections.train
+    if (train.num_updates is None) == (train.num_epochs is None):
+        raise UserError(
+            f"{path}: [train]: set one of num_updates and num_epochs, "
+            f"{'and not both' if train.num_updates else 'for how long to train'}"
+        )
+    return _resolve(path, sections, reporter)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> set[str]:
+    """Writes overrides into values read from a file, and returns their keys.
+
+    Raises:
+      UserError: an override is malformed, names a key twice, or a key under a value
+        that is no section.
+    """
+    seen: set[str] = set()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            raise UserError(
+                f"override {override!r}: not of the form section.key=value, such as "
+                "train.num_updates=100"
+            )
+        if key in seen:
+            raise UserError(f"override {override!r}: {key} is given twice; keep one")
+        seen.add(key)
+        *sections, last = key.split(".")
+        table = values
+        for depth, section in enumerate(sections, start=1):
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                name = ".".join(sections[:depth])
+                raise UserError(f"override {override!r}: {name} is not a section")
+        table[last] = _parse_value(override, text)
+    return seen
+
+
+def json_schema(config: Path | None = None) -> dict[str, Any]:
+    """Returns the JSON Schema of config files, of one task where a config is given."""
+    schema = ConfigFile.model_json_schema()
+    if config is not None:
+        task = type(load_config(config).task).model_json_schema()
+        schema["$defs"].update(task.pop("$defs", {}))
+        own = schema["$defs"]["TaskSection"]
+        own["properties"].update(task.get("properties", {}))
+        own["required"] = own.get("required", []) + task.get("required", [])
+        own["additionalProperties"] = False
+    return schema
+
+
+def _read(path: Path) -> str:
+    if path.is_dir():
+        raise UserError(
+            f"{path}: is a folder; name a config file, such as {path}/*.toml"
+        )
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; configs end in .toml") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _parse_value(override: str, text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        if _BARE.fullmatch(text):
+            return text
+        raise UserError(
+            f"override {override!r}: {text!r} is not a TOML value; a string with "
+            "blanks or signs needs quotes: key='\"...\"'"
+        ) from None
+    if set(parsed) != {"value"}:
+        raise UserError(f"override {override!r}: holds more than one value")
+    return parsed["value"]
+
+
+def _resolve(path: Path, sections: ConfigFile, reporter: "_Reporter") -> Config:
+    lines: list[str] = []
+
+    def attempt(resolve: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return resolve(*args)
+        except UserError as error:
+            lines.extend(error.lines)
+
+    task = attempt(_make_task, sections, reporter)
+    cell = attempt(_make_cell, sections, reporter)
+    estimator = attempt(_options, "estimator", sections.estimator, ESTIMATORS, reporter)
+    optimizer = attempt(_options, "optimizer", sections.optimizer, OPTIMIZERS, reporter)
+    if sections.model.initializer not in INITIALIZERS:
+        lines.append(
+            reporter.line(
+                ("model", "initializer"),
+                sections.model.initializer,
+                f"unknown; {suggest(sections.model.initializer, INITIALIZERS)}",
+            )
+        )
+    if lines:
+        raise UserError(*lines)
+    return Config(
+        name=path.stem,
+        folder=path.parent.resolve(),
+        sections=sections,
+        task=task,
+        cell=cell[0],
+        cell_options=cell[1],
+        estimator_options=estimator,
+        optimizer_options=optimizer,
+    )
+
+
+def _make_task(sections: ConfigFile, reporter: "_Reporter") -> Task:
+    use = sections.task.use
+    where = reporter.where(("task", "use"))
+    task_class = load_object(where, use)
+    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
+        raise UserError(f'{where} = "{use}": is not a class derived from Task')
+    try:
+        return task_class.model_validate(sections.task.options)
+    except pydantic.ValidationError as error:
+        choices = ["use", *task_class.model_fields]
+        raise UserError(
+            *reporter.lines(error, ("task",), sections.task.options, choices)
+        ) from None
+
+
+def _make_cell(
+    sections: ConfigFile, reporter: "_Reporter"
+) -> tuple[Cell, dict[str, Any]]:
+    model = sections.model
+    where = reporter.where(("model", "cell"))
+    factory = find_factory(where, model.cell, CELLS)
+    if isinstance(factory, Cell):
+        return factory, _check_options(
+            "model", model, options_model(_no_options), reporter
+        )
+    if not callable(factory):
+        raise UserError(f'{where} = "{model.cell}": is neither a Cell nor makes one')
+    options = options_model(factory)
+    # One key serves the cell and the readout, which the model draws itself.
+    shared = {"initializer": model.initializer}
+    given = _check_options(
+        "model",
+        model,
+        options,
+        reporter,
+        {k: v for k, v in shared.items() if k in options.model_fields},
+    )
+    try:
+        cell = factory(**given)
+    except ValueError as error:
+        raise UserError(f"{reporter.where(('model',))}.{error}") from None
+    if not isinstance(cell, Cell):
+        raise UserError(f'{where} = "{model.cell}": does not make a Cell')
+    return cell, given
+
+
+def _no_options() -> None:
+    """Takes nothing: a finished cell has no options left."""
+
+
+def _options(
+    section_name: str,
+    section: OpenSection,
+    table: Mapping[str, Callable[..., Any]],
+    reporter: "_Reporter",
+) -> dict[str, Any]:
+    name: str = section.name  # type: ignore[attr-defined]
+    where = reporter.where((section_name, "name"))
+    factory = find_factory(where, name, table)
+    return _check_options(section_name, section, options_model(factory), reporter)
+
+
+def _check_options(
+    section_name: str,
+    section: OpenSection,
+    options: type[pydantic.BaseModel],
+    reporter: "_Reporter",
+    shared: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    try:
+        return options.model_validate(section.options | dict(shared or {})).model_dump()
+    except pydantic.ValidationError as error:
+        choices = [*type(section).model_fields, *options.model_fields]
+        raise UserError(
+            *reporter.lines(error, (section_name,), section.options, choices)
+        ) from None
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+_MESSAGES = {
+    "int_type": "is not an integer",
+    "float_type": "is not a number",
+    "string_type": "is not a string; put it in quotes",
+    "bool_type": "is not true or false",
+    "finite_number": "is not a finite number",
+    "greater_than": "use a number greater than {gt}",
+    "greater_than_equal": "use a number of at least {ge}",
+    "less_than": "use a number less than {lt}",
+    "less_than_equal": "use a number of at most {le}",
+    "model_type": "is not a section; write [{key}] and its keys below",
+}
+
+
+class _Reporter:
+    """Words errors by file, or override, and key."""
+
+    def __init__(self, source: str, overridden: set[str]):
+        self.source = source
+        self.overridden = overridden
+
+    def where(self, loc: tuple[str, ...]) -> str:
+        key = ".".join(loc)
+        if key in self.overridden:
+            return f"override {key}"
+        if len(loc) == 1:
+            return f"{self.source}: {key}"
+        return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"
+
+    def line(self, loc: tuple[str, ...], value: Any, message: str) -> str:
+        return f"{self.where(loc)} = {_toml(value)}: {message}"
+
+    def lines(
+        self,
+        error: pydantic.ValidationError,
+        prefix: tuple[str, ...],
+        values: Any,
+        choices: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Returns a line for each key that is wrong.
+
+        Args:
+          error: from pydantic.
+          prefix: the section that was validated.
+          values: what was validated.
+          choices: the keys of that section; by default read off the schema.
+        """
+        found: dict[tuple[str, ...], list[str]] = {}
+        shown: dict[tuple[str, ...], str] = {}
+        for item in error.errors():
+            # The location goes on into the members of a union; a key does not.
+            loc = _known(item["loc"], values, missing=item["type"] == "missing")
+            loc = (*prefix, *loc)
+            found.setdefault(loc, []).append(_message(item, loc, choices))
+            hidden = item["type"] in ("missing", "extra_forbidden")
+            shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
+        return [
+            f"{self.where(loc)}{shown[loc]}: {' or '.join(dict.fromkeys(messages))}"
+            for loc, messages in found.items()
+        ]
+
+
+def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = choices if choices is not None else _fields(loc[:-1])
+        return f"unknown key; {suggest(loc[-1], known)}"
+    if kind == "missing":
+        if loc in (("task",), ("task", "use")):
+            return 'is missing; write [task] use = "package.module:Class"'
+        if len(loc) == 1:
+            return f"is missing; write [{loc[0]}] and its keys below"
+        return "is missing; set it"
+    if kind == "literal_error":
+        return f"use {context['expected']}"
+    if kind in _MESSAGES:
+        return _MESSAGES[kind].format(key=".".join(loc), **context)
+    return item["msg"]
+
+
+def _known(loc: tuple[Any, ...], values: Any, *, missing: bool) -> tuple[str, ...]:
+    if missing:
+        return tuple(str(part) for part in loc)
+    known = []
+    for part in loc:
+        if not isinstance(values, dict) or part not in values:
+            break
+        known.append(str(part))
+        values = values[part]
+    return tuple(known)
+
+
+def _fields(loc: tuple[str, ...]) -> list[str]:
+    model: Any = ConfigFile
+    for part in loc:
+        model = model.model_fields[part].annotation
+        model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
+    return list(model.model_fields)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, str | bool | int | float | list):
+        return tomli_w.dumps({"v": value})[4:].strip()
+    return str(value)

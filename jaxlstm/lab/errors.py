@@ -1,0 +1,24 @@
+"""Errors that are the user's to mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do: one line for each thing that is wrong.
+
+    The command line prints the lines without a traceback and exits with code 2.
+    """
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """Returns "did you mean ...?" if a choice is close, else a list of all."""
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"use one of {', '.join(choices)}" if choices else "there are none"

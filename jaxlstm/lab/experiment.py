@@ -1,0 +1,141 @@
+"""An experiment: the parts that a config names, put together."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.lab.config import Config
+from jaxlstm.lab.devices import make_mesh
+from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.optimizers import OPTIMIZERS, make_clips, make_schedule
+from jaxlstm.lab.options import find_factory
+from jaxlstm.lab.task import Source, Task
+from jaxlstm.lab.training import Evaluator, Trainer
+from jaxlstm.model import Model, make_model
+
+
+class Experiment(NamedTuple):
+    """What a config describes, ready to run.
+
+    Attributes:
+      config: the config.
+      trainer: makes updates.
+      evaluator: measures a split.
+      source: the training segments.
+      num_updates: how many updates there are in all.
+    """
+
+    config: Config
+    trainer: Trainer
+    evaluator: Evaluator
+    source: Source
+    num_updates: int
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.config.sections.train.batch_size
+
+    def split(self, name: str) -> Source:
+        """Returns the segments of a split."""
+        return _source(self.config, name)
+
+
+def build_model(config: Config) -> Model:
+    """Returns the model that a config describes.
+
+    Raises:
+      UserError: its options do not go together.
+    """
+    section, parts = config.sections.model, config.task.parts()
+    if section.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if section.inputs is not None and not parts.symbols:
+        raise UserError(
+            f'[model] inputs = "{section.inputs}": the task feeds vectors, not '
+            "symbols; leave it out"
+        )
+    try:
+        return make_model(
+            config.cell,
+            input_size=parts.input_size,
+            output_size=parts.output_size,
+            hidden_size=section.hidden_size,
+            num_layers=section.num_layers,
+            inputs=(section.inputs or "one_hot") if parts.symbols else "float",
+            embedding_size=section.embedding_size,
+            tied=section.tied,
+            learned_initial_state=section.learned_initial_state,
+            initializer=section.initializer,
+            derivative=section.derivative,
+            compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
+            dtype=jnp.dtype(section.dtype),
+        )
+    except ValueError as error:
+        raise UserError(f"[model] {error}") from None
+
+
+def build(config: Config) -> Experiment:
+    """Puts together what a config names.
+
+    Raises:
+      UserError: parts do not fit together.
+    """
+    model, task, train = build_model(config), config.task, config.sections.train
+    mesh = make_mesh(config.sections.devices, train.batch_size)
+    source = _source(config, "train")
+    num_updates = train.num_updates
+    if num_updates is None:
+        if source.num_segments is None:
+            raise UserError(
+                f"[train] num_epochs = {train.num_epochs}: the task's stream has no "
+                "end; set num_updates"
+            )
+        assert train.num_epochs is not None
+        num_updates = train.num_epochs * source.num_segments
+    trainer = Trainer(
+        model,
+        _estimator(config, model),
+        _optimizer(config, num_updates),
+        mesh,
+        train.average,
+    )
+    return Experiment(
+        config, trainer, Evaluator(model, task, mesh), source, num_updates
+    )
+
+
+def _source(config: Config, split: str) -> Source:
+    task: Task = config.task
+    if split != "train" and split not in task.splits:
+        raise UserError(
+            f"split {split!r}: the task has train, {', '.join(task.splits)}"
+        )
+    train = config.sections.train
+    return task.source(
+        split,
+        batch_size=train.batch_size,
+        segment_length=train.segment_length,
+        seed=config.sections.seed,
+    )
+
+
+def _estimator(config: Config, model: Model) -> Any:
+    name = config.sections.estimator.name
+    factory = find_factory("[estimator] name", name, ESTIMATORS)
+    try:
+        return factory(model, config.task.loss, **config.estimator_options)
+    except ValueError as error:
+        raise UserError(f'[estimator] name = "{name}": {error}') from None
+
+
+def _optimizer(config: Config, num_updates: int) -> optax.GradientTransformation:
+    section = config.sections.optimizer
+    factory = find_factory("[optimizer] name", section.name, OPTIMIZERS)
+    schedule = make_schedule(section.schedule, section.learning_rate, num_updates)
+    return optax.chain(
+        *make_clips(section.clip), factory(schedule, **config.optimizer_options)
+    )

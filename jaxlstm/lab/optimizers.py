@@ -1,0 +1,104 @@
+"""Optimizers, schedules and clipping, by optax."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import optax
+from pydantic import Field
+
+from jaxlstm.lab.schema import ClipSection, ScheduleSection
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def sgd(
+    learning_rate: optax.Schedule, *, momentum: Fraction = 0.0, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent."""
+    return optax.sgd(learning_rate, momentum or None, nesterov)
+
+
+def adam(
+    learning_rate: optax.Schedule,
+    *,
+    b1: Fraction = 0.9,
+    b2: Fraction = 0.999,
+    eps: Positive = 1e-8,
+) -> optax.GradientTransformation:
+    """Adam."""
+    return optax.adam(learning_rate, b1, b2, eps)
+
+
+def adamw(
+    learning_rate: optax.Schedule,
+    *,
+    b1: Fraction = 0.9,
+    b2: Fraction = 0.999,
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 1e-4,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay."""
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+
+
+def rmsprop(
+    learning_rate: optax.Schedule,
+    *,
+    decay: Fraction = 0.9,
+    eps: Positive = 1e-8,
+    eps_in_sqrt: bool = False,
+    momentum: Fraction = 0.0,
+) -> optax.GradientTransformation:
+    """RMSProp, with eps outside the square root as in Torch and char-rnn, or inside."""
+    return optax.rmsprop(
+        learning_rate, decay, eps, eps_in_sqrt=eps_in_sqrt, momentum=momentum or None
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
+}
+
+
+def make_schedule(
+    section: ScheduleSection, learning_rate: float, num_updates: int
+) -> optax.Schedule:
+    """Returns the learning rate by the number of the update.
+
+    Args:
+      section: of the config.
+      learning_rate: what the factor of the schedule multiplies.
+      num_updates: where "cosine" ends.
+    """
+    if section.name == "cosine":
+        steps = max(1, num_updates - section.warmup)
+        schedule = optax.cosine_decay_schedule(learning_rate, steps, section.final)
+    elif section.name == "exponential":
+        schedule = optax.exponential_decay(
+            learning_rate,
+            section.every,
+            section.rate,
+            transition_begin=max(0, section.begin - section.warmup),
+            staircase=True,
+        )
+    else:
+        schedule = optax.constant_schedule(learning_rate)
+    if not section.warmup:
+        return schedule
+    rise = optax.linear_schedule(0.0, learning_rate, section.warmup)
+    return optax.join_schedules([rise, schedule], [section.warmup])
+
+
+def make_clips(section: ClipSection) -> list[optax.GradientTransformation]:
+    """Returns the clipping of the gradient, by entry and then by norm."""
+    steps = []
+    if section.value is not None:
+        steps.append(optax.clip(section.value))
+    if section.norm is not None:
+        steps.append(optax.clip_by_global_norm(section.norm))
+    return steps

@@ -1,0 +1,52 @@
+"""Options of what a config names, checked against the signature of its factory."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+import pydantic
+
+from jaxlstm.lab.errors import UserError, suggest
+from jaxlstm.lab.imports import load_object
+
+
+def find_factory(
+    where: str, name: str, table: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Returns the factory of that name, or what an import path names.
+
+    Args:
+      where: the key the name stands at, for errors.
+      name: a key of the table, or "package.module:name".
+      table: the factories known by name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name in table:
+        return table[name]
+    if ":" in name:
+        return load_object(where, name)
+    raise UserError(
+        f'{where} = "{name}": unknown; {suggest(name, table)} (or write '
+        '"package.module:name" for one of your own)'
+    )
+
+
+@functools.cache
+def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
+    """Returns a pydantic model of a factory's keyword-only parameters."""
+    hints = get_type_hints(factory, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        default = parameter.default
+        required = default is inspect.Parameter.empty
+        fields[name] = hints.get(name, Any), ... if required else default
+    config = pydantic.ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+    name = getattr(factory, "__name__", "options")
+    return pydantic.create_model(name, __config__=config, **fields)

@@ -1,0 +1,76 @@
+"""What a run says of itself: its README.md, and the table at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from jaxlstm.lab.runs import Run
+from jaxlstm.model import count_parameters
+
+Results = dict[str, dict[str, float]]
+
+
+def print_results(console: Console, results: Results, rows: dict[str, str]) -> None:
+    """Prints a short table: what was reached, and where it lies.
+
+    Args:
+      console: to print on.
+      results: metrics by split.
+      rows: further rows.
+    """
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for split, values in results.items():
+        for name, value in values.items():
+            table.add_row(f"{split} {name}", f"{value:.6g}")
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console.print(table, highlight=False)
+
+
+def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
+    """Writes RUN/README.md: what was trained on what, the figures, how to load it."""
+    config, experiment = run.config, run.experiment
+    sections, facts = config.sections, run.facts
+    rows = [
+        f"| {split} | {name} | {value:.6g} |"
+        for split, values in results.items()
+        for name, value in values.items()
+    ]
+    shapes = jax.eval_shape(lambda: run.model.init(jax.random.key(0)))
+    devices, versions = facts["devices"], facts["versions"]
+    lines = [
+        f"# {facts['config']}",
+        "",
+        f"`{sections.task.use}`, {sections.model.num_layers} x "
+        f"{sections.model.hidden_size} {sections.model.cell}, "
+        f"{count_parameters(shapes):,} parameters, gradient by "
+        f"{sections.estimator.name}, {sections.optimizer.name}, "
+        f"{experiment.num_updates:,} updates, seed {sections.seed}.",
+        "",
+        "| split | metric | value |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"{facts['seconds']} s on {devices['count']} x {devices['kind']} "
+        f"({devices['cores']} cores), "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ".",
+        "",
+        *[f"![{p.stem}]({p.relative_to(run.path)})" for p in pictures],
+        "",
+        "The whole config, defaults included, is in [config.toml](config.toml).",
+        "",
+        "```python",
+        "from jaxlstm.lab import load_run",
+        "",
+        f'run = load_run("{run.path.resolve().name}")',
+        "model, params = run.model, run.params",
+        "```",
+        "",
+    ]
+    (run.path / "README.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,160 @@
+"""The sections of a config file, as pydantic models."""
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from jaxlstm.sequence import Derivative
+
+
+class Section(pydantic.BaseModel):
+    """A section that takes no other keys than its own, and no value of another type."""
+
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+
+class OpenSection(Section):
+    """A section whose further keys are options of what it names."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TaskSection(OpenSection):
+    """Names the task by import path; further keys are its fields."""
+
+    use: str = Field(description='"package.module:Class"')
+
+
+class ModelSection(OpenSection):
+    """Cell and layers; further keys are options of the cell."""
+
+    cell: str = Field(
+        "lstm", description='"lstm", "gru", "rnn", "leaky_rnn" or "package.module:name"'
+    )
+    hidden_size: PositiveInt
+    num_layers: PositiveInt = 1
+    inputs: Literal["one_hot", "embedding"] | None = Field(
+        None, description="how symbols are fed; one_hot by default"
+    )
+    embedding_size: PositiveInt | None = None
+    tied: bool = False
+    learned_initial_state: bool = False
+    initializer: str = "glorot_orthogonal"
+    derivative: Derivative = "rule"
+    dtype: Literal["float32", "float64"] = "float32"
+    compute_dtype: Literal["bfloat16"] | None = None
+
+
+class EstimatorSection(OpenSection):
+    """The gradient estimator; further keys are its options."""
+
+    name: str = "bptt"
+
+
+class ScheduleSection(Section):
+    """The learning rate over updates, as a factor.
+
+    Attributes:
+      name: "constant"; "cosine", down to `final` at the last update; "exponential",
+        times `rate` after every `every` updates, from update `begin` on.
+      warmup: updates over which the factor first rises from 0 to 1.
+    """
+
+    name: Literal["constant", "cosine", "exponential"] = "constant"
+    warmup: NonNegativeInt = 0
+    final: float = Field(0.0, ge=0, le=1)
+    rate: PositiveFloat = 0.97
+    every: PositiveInt = 1000
+    begin: NonNegativeInt = 0
+
+
+class ClipSection(Section):
+    """Clipping of the gradient, before the optimizer sees it.
+
+    Attributes:
+      norm: bound on the norm of the whole gradient.
+      value: bound on each entry; applied first where both are given.
+    """
+
+    norm: PositiveFloat | None = None
+    value: PositiveFloat | None = None
+
+
+class OptimizerSection(OpenSection):
+    """The optimizer; further keys are its options."""
+
+    name: str = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    schedule: ScheduleSection = ScheduleSection()
+    clip: ClipSection = ClipSection()
+
+
+class TrainSection(Section):
+    """How long, and on how much at once.
+
+    Attributes:
+      num_updates: of the parameters; or else `num_epochs`.
+      eval_every: updates between evaluations of the validation split; without it only
+        the last one is made.
+      average: what the summed gradient of a segment is divided by: "steps", the
+        weights of all steps scored, or "batch", so that it stays a sum over time.
+      updates_per_call: how many updates at most one compiled call makes.
+    """
+
+    num_updates: PositiveInt | None = None
+    num_epochs: PositiveInt | None = None
+    batch_size: PositiveInt = 1
+    segment_length: PositiveInt
+    eval_every: PositiveInt | None = None
+    average: Literal["steps", "batch"] = "steps"
+    updates_per_call: PositiveInt = 100
+
+
+class CheckpointSection(Section):
+    """When the run is saved.
+
+    Attributes:
+      every: updates between checkpoints; without it only the last one is made.
+      keep: how many of the latest are kept.
+    """
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
+class LoggingSection(Section):
+    """What is written along the way.
+
+    Attributes:
+      every: updates between two lines of training loss, which each average over the
+        updates since the last.
+      tensorboard: whether metrics also go to RUN/tensorboard; needs the extra
+        `jaxlstm[tensorboard]`.
+    """
+
+    every: PositiveInt = 100
+    tensorboard: bool = False
+
+
+class ConfigFile(Section):
+    """A whole config file."""
+
+    seed: NonNegativeInt = 0
+    devices: Literal["all"] | PositiveInt = Field(
+        "all", description="devices the batch is spread over, where it divides"
+    )
+    task: TaskSection
+    model: ModelSection
+    estimator: EstimatorSection = EstimatorSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    train: TrainSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    logging: LoggingSection = LoggingSection()

@@ -1,0 +1,186 @@
+"""A session of a run: from where it stands to its last update."""
+
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jaxlstm.lab.checkpoints import Checkpoints
+from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.metrics import JsonLines, TensorBoard, Writer, cut_metrics
+from jaxlstm.lab.plots import draw_run
+from jaxlstm.lab.progress import Meter
+from jaxlstm.lab.report import write_readme
+from jaxlstm.lab.runs import CHECKPOINTS, METRICS, Run
+from jaxlstm.lab.signals import StopRequest
+from jaxlstm.lab.training import TrainState, fit
+
+
+class Interrupted(Exception):
+    """A signal stopped the run; it was saved.
+
+    Attributes:
+      signal: its number.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
+class Session:
+    """Trains a run, and writes what comes of it into its directory.
+
+    Attributes:
+      run: the run.
+      console: where progress is shown.
+    """
+
+    def __init__(self, run: Run, console: Console):
+        self.run, self.console = run, console
+        sections = run.config.sections
+        self._every = {
+            "log": sections.logging.every,
+            "eval": sections.train.eval_every,
+            "save": sections.checkpoint.every,
+        }
+        self._window: list[tuple[float, float, float]] = []
+        self._writers: list[Writer] = []
+
+    def train(self, *, resume: bool) -> dict[str, dict[str, float]]:
+        """Trains to the last update, and evaluates every split.
+
+        Args:
+          resume: whether to go on from the latest checkpoint.
+
+        Returns:
+          The metrics of the end by split.
+
+        Raises:
+          Interrupted: after Ctrl-C or SIGTERM; the run has been saved.
+          UserError: the loss is not finite, or nothing can be resumed.
+        """
+        run, experiment = self.run, self.run.experiment
+        sections = run.config.sections
+        checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=sections.checkpoint.keep)
+        state = run.template
+        if resume:
+            state = checkpoints.restore(state)
+            cut_metrics(run.path / METRICS, int(state.num_updates))
+        done = int(state.num_updates)
+        self._writers = [JsonLines(run.path / METRICS)]
+        if sections.logging.tensorboard:
+            self._writers.append(TensorBoard(run.path / "tensorboard", done))
+        try:
+            with (
+                StopRequest() as request,
+                Meter(self.console, done, experiment.num_updates) as meter,
+            ):
+                state = self._updates(state, checkpoints, meter, request)
+            results = self._evaluate_all(state)
+        finally:
+            for writer in self._writers:
+                writer.close()
+            checkpoints.close()
+        return results
+
+    def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
+        """Draws the pictures, writes the README and notes that the run is finished."""
+        files = draw_run(self.run)
+        self.run.note(status="finished", seconds=round(seconds, 1))
+        write_readme(self.run, results, files)
+
+    def _updates(
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        meter: Meter,
+        request: StopRequest,
+    ) -> TrainState:
+        experiment, done = self.run.experiment, int(state.num_updates)
+        if done >= experiment.num_updates:
+            return state
+        updates_per_call = self.run.config.sections.train.updates_per_call
+        for state, metrics in fit(
+            experiment.trainer, state, experiment.source, self._stop, updates_per_call
+        ):
+            self._check_finite(done, metrics)
+            self._window.extend(zip(*metrics, strict=True))
+            done += len(metrics.loss)
+            meter.show(done, float(np.sum(metrics.loss) / np.sum(metrics.weight)))
+            last = done == experiment.num_updates
+            save = last or self._due("save", done) or request.signal is not None
+            # A line at each checkpoint: its average starts anew after a resume.
+            if save or self._due("log", done):
+                self._log(done, meter)
+            if self._due("eval", done) and not last:
+                self._evaluate("validation", state, done, meter)
+            if save:
+                checkpoints.save(state)
+            if last:
+                break
+            if request.signal is not None:
+                raise Interrupted(request.signal)
+        return state
+
+    def _due(self, what: str, done: int) -> bool:
+        every = self._every[what]
+        return every is not None and done % every == 0
+
+    def _stop(self, done: int) -> int:
+        """Returns the next update after which there is something to do."""
+        nexts = [(done // every + 1) * every for every in self._every.values() if every]
+        return max(done, min([*nexts, self.run.experiment.num_updates]))
+
+    def _check_finite(self, done: int, metrics: Any) -> None:
+        finite = np.isfinite(metrics.loss) & np.isfinite(metrics.gradient_norm)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            name = "gradient" if np.isfinite(metrics.loss[first]) else "loss"
+            raise UserError(
+                f"update {done + first + 1}: the {name} is not finite; lower "
+                "optimizer.learning_rate, or set optimizer.clip.norm"
+            )
+
+    def _write(self, update: int, split: str, values: dict[str, Any]) -> None:
+        for writer in self._writers:
+            writer.write(update, split, values)
+
+    def _log(self, done: int, meter: Meter) -> None:
+        if not self._window:
+            return
+        loss, weight, norm = np.asarray(self._window, np.float64).T
+        values: dict[str, Any] = {"loss": loss.sum() / max(weight.sum(), 1e-300)}
+        values |= self.run.task.derive(values)
+        values["gradient_norm"] = norm.mean()
+        values["seconds"] = {
+            "elapsed": round(time.perf_counter() - meter.began, 3),
+            "updates_per_second": round(meter.rate(done), 1),
+        }
+        self._write(done, "train", values)
+        self._window.clear()
+
+    def _evaluate(self, split: str, state: TrainState, done: int, meter: Meter) -> None:
+        if split in self.run.task.splits:
+            values = self._measure(split, state)
+            self._write(done, split, values)
+            meter.say(f"update {done}  {split} {describe(values)}")
+
+    def _measure(self, split: str, state: TrainState) -> dict[str, float]:
+        experiment = self.run.experiment
+        return experiment.evaluator(
+            state.params, experiment.split(split), experiment.batch_size
+        )
+
+    def _evaluate_all(self, state: TrainState) -> dict[str, dict[str, float]]:
+        results = {}
+        for split in self.run.task.splits:
+            results[split] = self._measure(split, state)
+            self._write(int(state.num_updates), split, results[split])
+        return results
+
+
+def describe(values: dict[str, float]) -> str:
+    """Returns metrics as `name value`, the loss first."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,0 +1,112 @@
+"""The task protocol: what an experiment has to say about itself."""
+
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+import pydantic
+
+from jaxlstm.estimators import Segment
+from jaxlstm.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxlstm.lab.runs import Run
+
+
+class ModelParts(NamedTuple):
+    """What a task asks of a model.
+
+    Attributes:
+      input_size: X, or the number of symbols.
+      output_size: Y.
+      symbols: whether inputs are integers, one-hot or embedded, and not vectors.
+    """
+
+    input_size: int
+    output_size: int
+    symbols: bool = False
+
+
+class Source(NamedTuple):
+    """The segments of one split, by number, so that a run can go on anywhere.
+
+    Attributes:
+      segments: `(start, count) -> Segment` of NumPy arrays, the segments with numbers
+        start, ..., start + count - 1 stacked to [count, T, B, ...]. May return fewer,
+        but at least one, where the next one has another shape.
+      num_segments: how many make an epoch; None for a stream without end. Numbers
+        from there on are those of the next epochs.
+    """
+
+    segments: Callable[[int, int], Segment]
+    num_segments: int | None = None
+
+
+class Task(pydantic.BaseModel):
+    """A task: its data, its loss and its pictures.
+
+    A subclass is a pydantic model. Its fields are the keys of the config's [task]
+    section beside `use`, which names the class by its import path. Bad values are
+    refused with a `jaxlstm.lab.UserError`, whose text is what the user reads.
+
+    Attributes:
+      splits: what `source` knows beside "train". The "validation" split is evaluated
+        along the way, and all of them at the end.
+    """
+
+    model_config = pydantic.ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    splits: ClassVar[tuple[str, ...]] = ("validation", "test")
+
+    def parts(self) -> ModelParts:
+        """Returns the sizes of inputs and outputs."""
+        raise NotImplementedError
+
+    def source(
+        self, split: str, *, batch_size: int, segment_length: int, seed: int
+    ) -> Source:
+        """Returns the segments of a split.
+
+        Args:
+          split: "train", or one of `splits`; these must have an end.
+          batch_size: B.
+          segment_length: T.
+          seed: the run's seed.
+        """
+        raise NotImplementedError
+
+    def loss(self, prediction: Array, target: Array) -> Array:
+        """Returns the loss of each example [...] of predictions [..., Y]."""
+        raise NotImplementedError
+
+    def scores(self, prediction: Array, target: Array) -> dict[str, Array]:
+        """Returns what evaluation averages beside the loss, [...] each."""
+        del prediction, target
+        return {}
+
+    def derive(self, averages: dict[str, float]) -> dict[str, float]:
+        """Returns metrics made of the averages of the loss and the scores."""
+        del averages
+        return {}
+
+    def figures(self, run: "Run") -> "dict[str, Figure]":
+        """Returns pictures by name, made from a run's directory alone."""
+        del run
+        return {}
+
+
+def generator(seed: int, *path: str | int) -> np.random.Generator:
+    """Returns a generator that depends on the seed and the path alone.
+
+    Args:
+      seed: the run's seed.
+      *path: what the draws are for, such as a split's name and an epoch's number.
+    """
+    words = [zlib.crc32(p.encode()) if isinstance(p, str) else p for p in path]
+    sequence = np.random.SeedSequence([seed, *words])
+    return np.random.Generator(np.random.Philox(sequence))
