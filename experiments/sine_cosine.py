@@ -1,14 +1,14 @@
 """See sin t, predict cos t: the smallest task that needs a memory."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from jaxlstm.lab import ModelParts, Run, Segment, Source, Task, generator
+from jaxlstm.lab import ModelParts, Run, Segment, Source, Task, UserError, generator
 
 # Where the phases of a split stand between those of training, in steps.
 OFFSETS = {"train": 0.0, "validation": 0.25, "test": 0.5}
@@ -40,6 +40,16 @@ class SineCosine(Task):
     held_out: list[float] = Field([25.0, 35.0], min_length=2, max_length=2)
     unscored_steps: PositiveInt = 10
 
+    @model_validator(mode="after")
+    def _check_periods(self) -> Self:
+        low, high = self.held_out
+        if not self.shortest < low < high < self.longest:
+            raise ValueError(
+                f"held_out = {self.held_out} is not a band between shortest = "
+                f"{self.shortest} and longest = {self.longest}"
+            )
+        return self
+
     def parts(self) -> ModelParts:
         """One value in, one out."""
         return ModelParts(input_size=1, output_size=1)
@@ -48,6 +58,11 @@ class SineCosine(Task):
         self, split: str, *, batch_size: int, segment_length: int, seed: int
     ) -> Source:
         """Returns windows of waves; those of training have no end."""
+        if self.windows == "independent" and self.unscored_steps >= segment_length:
+            raise UserError(
+                f"[task] unscored_steps = {self.unscored_steps}: nothing is left of "
+                f"windows of train.segment_length = {segment_length} steps"
+            )
         make = self._carried if self.windows == "carried" else self._independent
 
         def segments(start: int, count: int) -> Segment:
@@ -104,10 +119,8 @@ class SineCosine(Task):
         )
         weights = None
         if split != "train":
-            weights = np.float32(steps[:, :, 0, 0] >= self.unscored_steps)
-        return Segment(
-            np.float32(np.sin(phase)), np.float32(np.cos(phase)), weights=weights
-        )
+            weights = steps[:, :, 0, 0] >= self.unscored_steps
+        return _segment(phase, weights=weights)
 
     def _independent(
         self, split: str, start: int, count: int, batch: int, length: int, seed: int
@@ -129,10 +142,16 @@ class SineCosine(Task):
             period = low + draws[..., :1] * (high - low)
         phase = np.arange(length)[:, None, None] / period + draws[..., 1:]
         phase = 2 * np.pi * phase
-        ones = np.ones((count, length), np.float32)
-        return Segment(
-            np.float32(np.sin(phase)),
-            np.float32(np.cos(phase)),
-            resets=ones * (np.arange(length) == 0),
-            weights=ones * (np.arange(length) >= self.unscored_steps),
+        first, scored = np.arange(length) == 0, np.arange(length) >= self.unscored_steps
+        return _segment(
+            phase,
+            resets=np.broadcast_to(first, (count, length)),
+            weights=np.broadcast_to(scored, (count, length)),
         )
+
+
+def _segment(phase: np.ndarray, **rest: np.ndarray | None) -> Segment:
+    values: dict[str, Any] = {
+        name: x if x is None else np.float32(x) for name, x in rest.items()
+    }
+    return Segment(np.float32(np.sin(phase)), np.float32(np.cos(phase)), **values)

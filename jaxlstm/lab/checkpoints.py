@@ -48,12 +48,14 @@ class Checkpoints:
             raise UserError(f"{self.folder}: holds no checkpoint; start the run anew")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            args = ocp.args.StandardRestore(abstract)
+            restored: Any = self._manager.restore(step, args=args)
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{self.folder / str(step)}: cannot be restored: {reason}"
             ) from error
+        return restored
 
     def close(self) -> None:
         """Waits for what is under way."""

@@ -340,7 +340,7 @@ class _Reporter:
             loc = _known(item["loc"], values, missing=item["type"] == "missing")
             loc = (*prefix, *loc)
             found.setdefault(loc, []).append(_message(item, loc, choices))
-            hidden = item["type"] in ("missing", "extra_forbidden")
+            hidden = item["type"] in ("missing", "extra_forbidden", "value_error")
             shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
         return [
             f"{self.where(loc)}{shown[loc]}: {' or '.join(dict.fromkeys(messages))}"
@@ -361,6 +361,8 @@ def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> 
         return "is missing; set it"
     if kind == "literal_error":
         return f"use {context['expected']}"
+    if kind == "value_error":
+        return str(context["error"])
     if kind in _MESSAGES:
         return _MESSAGES[kind].format(key=".".join(loc), **context)
     return item["msg"]

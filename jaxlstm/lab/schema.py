@@ -70,7 +70,7 @@ class ScheduleSection(Section):
 
     name: Literal["constant", "cosine", "exponential"] = "constant"
     warmup: NonNegativeInt = 0
-    final: float = Field(0.0, ge=0, le=1)
+    final: float = Field(default=0.0, ge=0, le=1)
     rate: PositiveFloat = 0.97
     every: PositiveInt = 1000
     begin: NonNegativeInt = 0

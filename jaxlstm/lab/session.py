@@ -102,13 +102,14 @@ class Session:
         if done >= experiment.num_updates:
             return state
         updates_per_call = self.run.config.sections.train.updates_per_call
-        for state, metrics in fit(
+        steps = fit(
             experiment.trainer, state, experiment.source, self._stop, updates_per_call
-        ):
+        )
+        for state, metrics in steps:
             self._check_finite(done, metrics)
             self._window.extend(zip(*metrics, strict=True))
             done += len(metrics.loss)
-            meter.show(done, float(np.sum(metrics.loss) / np.sum(metrics.weight)))
+            meter.show(done, _mean(metrics.loss, metrics.weight))
             last = done == experiment.num_updates
             save = last or self._due("save", done) or request.signal is not None
             # A line at each checkpoint: its average starts anew after a resume.
@@ -151,9 +152,9 @@ class Session:
         if not self._window:
             return
         loss, weight, norm = np.asarray(self._window, np.float64).T
-        values: dict[str, Any] = {"loss": loss.sum() / max(weight.sum(), 1e-300)}
+        values: dict[str, Any] = {"loss": _mean(loss, weight)}
         values |= self.run.task.derive(values)
-        values["gradient_norm"] = norm.mean()
+        values["gradient_norm"] = float(norm.mean())
         values["seconds"] = {
             "elapsed": round(time.perf_counter() - meter.began, 3),
             "updates_per_second": round(meter.rate(done), 1),
@@ -179,6 +180,11 @@ class Session:
             results[split] = self._measure(split, state)
             self._write(int(state.num_updates), split, results[split])
         return results
+
+
+def _mean(sums: np.ndarray, weights: np.ndarray) -> float:
+    weight = float(np.sum(weights))
+    return float(np.sum(sums)) / weight if weight else 0.0
 
 
 def describe(values: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxlstm.estimators import GradientEstimator, Segment, score
 from jaxlstm.lab.devices import batch_specs, local, spread, total
+from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.task import Source, Task
 from jaxlstm.model import Model
 from jaxlstm.types import Array, Key, PyTree
@@ -156,7 +157,7 @@ def fit(
       trainer: makes the updates.
       state: to go on from. Its buffers are given away.
       source: the segments, of which each update takes the one with its own number.
-      stops: `(n) -> m > n`, the next update after n at which the caller wants the state.
+      stops: `(n) -> m > n`, the next update after n that the caller waits for.
       updates_per_call: the most updates of one call.
     """
     compiled: dict[Any, Any] = {}
@@ -225,6 +226,8 @@ class Evaluator:
             weight += float(block_weight)
             for name, value in block_sums.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
+        if weight == 0:
+            raise UserError("evaluation: no step has a weight, so nothing is scored")
         averages = {name: value / weight for name, value in sums.items()}
         return averages | self.task.derive(averages)
 
