@@ -1,5 +1,6 @@
 """What every test runs under."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +9,32 @@ import jax
 import pytest
 
 PEERS = Path(__file__).parent / "peers"
+# All is kept: by default small programs are not, of which tests are made.
+COMPILATION_CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The laboratory shards the batch over two; has no effect once a backend exists.
 jax.config.update("jax_num_cpu_devices", 2)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps what XLA compiles for the next run, and for processes that tests start."""
+    if config.cache is None:
+        return
+    options = {
+        "jax_compilation_cache_dir": str(config.cache.mkdir("xla")),
+        **COMPILATION_CACHE,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of tests/peers by where they stand."""
     for item in items:
         if item.path.is_relative_to(PEERS):
             item.add_marker(pytest.mark.peers)

@@ -391,6 +391,8 @@ def _fields(loc: tuple[str, ...]) -> list[str]:
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{...}"
-    if isinstance(value, str | bool | int | float | list):
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str | bool | int | float):
         return tomli_w.dumps({"v": value})[4:].strip()
     return str(value)
