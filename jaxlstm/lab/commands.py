@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -185,6 +186,10 @@ def main(tokens: list[str] | None = None) -> None:
         lines = error.lines
     except CycloptsError as error:
         lines = (" ".join(str(error).split()),)
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough. Python would say so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     else:
         return
     for line in lines:

@@ -169,7 +169,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
 
 def fingerprint(experiment: Experiment) -> dict[str, Any]:
     """Returns what a run's bytes depend on beside its config."""
-    packages = "jax", "jaxlib", "numpy", "optax", "flax", "orbax-checkpoint"
+    packages = "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint"
     devices = list(experiment.trainer.mesh.devices.flat)
     return {
         "versions": {
