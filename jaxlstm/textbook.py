@@ -1,7 +1,7 @@
 """The backward pass of the LSTM by hand: every equation a line, every delta returned.
 
 For reading, and as an oracle for everything else: plain NumPy in float64, one loop
-over time forward and one backward, nothing shared with the rest of the library.
+over time forward and one backward, no arithmetic shared with the rest of the library.
 
 Steps run from t = 0 to T-1; h_{-1} and c_{-1} are the initial state, and `*` goes
 element by element. The four gates stand side by side in z_t = [z_i | z_f | z_g | z_o].
