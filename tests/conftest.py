@@ -22,10 +22,11 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps what XLA compiles for the next run, and for processes that tests start."""
-    if config.cache is None:
+    cache = getattr(config, "cache", None)
+    if cache is None:
         return
     options = {
-        "jax_compilation_cache_dir": str(config.cache.mkdir("xla")),
+        "jax_compilation_cache_dir": str(cache.mkdir("xla")),
         **COMPILATION_CACHE,
     }
     for name, value in options.items():
