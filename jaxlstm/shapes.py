@@ -113,14 +113,13 @@ def check_time_axes(name: str, value: Any, inputs: Array) -> Array:
 def check_lengths(lengths: Any, inputs: Array) -> Array:
     """Returns lengths as an array, checked to be integers [...] from 0 to T.
 
-    The values are checked where they are known, that is outside of `jit`.
+    The values are checked where they are known, that is where they are not traced.
 
     Raises:
       TypeError: they are not integers.
       ValueError: the shape is not that of the batch, or a length is out of range.
     """
-    traced = isinstance(lengths, Tracer)
-    lengths = jnp.asarray(lengths)
+    given, lengths = lengths, jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths: dtype {lengths.dtype} is not an integer")
     if lengths.shape != inputs.shape[1:-1]:
@@ -128,8 +127,9 @@ def check_lengths(lengths: Any, inputs: Array) -> Array:
             f"lengths: shape {lengths.shape} is not {inputs.shape[1:-1]}, the batch "
             f"axes of inputs [T, ..., X] of shape {inputs.shape}"
         )
-    if not traced:
-        values = np.asarray(lengths)
+    # Under `jit`, asarray makes a tracer even of what is known.
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+        values = np.asarray(given)
         wrong = values[(values < 0) | (values > inputs.shape[0])]
         if wrong.size:
             raise ValueError(
