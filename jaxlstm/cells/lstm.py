@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm.cells.base import Cell, Gated, GatedWeights, preactivations, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
@@ -93,9 +94,13 @@ def zero_state(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMSta
 
 def _update(small: None, state: LSTMState, z: Array) -> LSTMState:
     del small
-    i, f, g, o = jnp.split(z, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return LSTMState(h=jax.nn.sigmoid(o) * jnp.tanh(c), c=c)
+    # sigmoid(z) = tanh(z / 2) / 2 + 1/2: all four gates are one tanh.
+    hidden_size = state.c.shape[-1]
+    half = jnp.asarray(np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size), z.dtype)
+    gates = jnp.tanh(z * half) * half + (1 - half)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    c = f * state.c + i * g
+    return LSTMState(h=o * jnp.tanh(c), c=c)
 
 
 def _weights(params: LSTMParams) -> GatedWeights:
