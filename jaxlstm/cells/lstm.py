@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -96,7 +95,8 @@ def _update(small: None, state: LSTMState, z: Array) -> LSTMState:
     del small
     # sigmoid(z) = tanh(z / 2) / 2 + 1/2: all four gates are one tanh.
     hidden_size = state.c.shape[-1]
-    half = jnp.asarray(np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size), z.dtype)
+    half = np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size)
+    half = jnp.broadcast_to(jnp.asarray(half, z.dtype), z.shape)
     gates = jnp.tanh(z * half) * half + (1 - half)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     c = f * state.c + i * g
