@@ -28,7 +28,7 @@ def _quick_options() -> dict[str, Any]:
     return options
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Any:
     """Compiles for tests, in which compiling takes longer than running."""
     return jax.jit(function, compiler_options=_quick_options())
 
