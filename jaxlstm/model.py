@@ -184,6 +184,16 @@ def make_model(
       Classifiers, ICLR 2017.
     """
     check_choice("inputs", inputs, InputKind)
+    sizes = {
+        "input_size": input_size,
+        "output_size": output_size,
+        "hidden_size": hidden_size,
+        "num_layers": num_layers,
+        "embedding_size": 1 if embedding_size is None else embedding_size,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {size} is not positive")
     _check_embedding(
         inputs, embedding_size, tied, (input_size, output_size, hidden_size)
     )
@@ -230,7 +240,7 @@ def make_model(
     def encode(recurrent: RecurrentParams, x: Array) -> Array:
         if inputs == "one_hot":
             return jax.nn.one_hot(x, input_size, dtype=dtype)
-        return x if recurrent.embedding is None else recurrent.embedding[x]
+        return x if inputs == "float" else jnp.asarray(recurrent.embedding)[x]
 
     def step(
         recurrent: RecurrentParams, state: Any, x: Array, *, key: Key | None = None
@@ -282,7 +292,8 @@ def make_model(
         w, b = params.readout
         if w is None:
             w = params.recurrent.embedding.T
-        return cell.output(state[-1]) @ w + b
+        product = cell.output(state[-1]) @ w
+        return product + jnp.broadcast_to(b, product.shape)
 
     return Model(init, initial_state, step, unroll_layers, readout)
 

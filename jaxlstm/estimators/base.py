@@ -123,8 +123,13 @@ def score(loss_fn: LossFn, predictions: Any, segment: Segment) -> tuple[Array, A
     """
     weights = segment.weights
     if segment.mask is not None:
-        ones = jnp.ones(jnp.shape(segment.mask))
-        weights = keep(segment.mask, ones if weights is None else weights, 0 * ones)
+        weights = jnp.ones(()) if weights is None else jnp.asarray(weights)
+        present = jnp.asarray(segment.mask) != 0
+        ndim = max(weights.ndim, present.ndim)
+        present, weights = (
+            x.reshape(x.shape + (1,) * (ndim - x.ndim)) for x in (present, weights)
+        )
+        weights = jnp.where(present, weights, 0)
     if weights is None:
         losses = loss_fn(predictions, segment.targets)
         return losses, jnp.ones_like(losses)
