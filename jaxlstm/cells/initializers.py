@@ -45,9 +45,16 @@ def _uniform(bound: Callable[[int], float]) -> Draw:
     return draw
 
 
+def _orthogonal(
+    key: Key, shape: tuple[int, ...], hidden_size: int, dtype: Any
+) -> Array:
+    # The QR decomposition knows no dtype narrower than float32.
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return jax.nn.initializers.orthogonal()(key, shape, wide).astype(dtype)
+
+
 _zeros = _by_shape(jax.nn.initializers.zeros)
 _glorot = _by_shape(jax.nn.initializers.glorot_uniform())
-_orthogonal = _by_shape(jax.nn.initializers.orthogonal())
 _normal_01 = _by_shape(jax.nn.initializers.normal(0.01))
 _uniform_hidden = _uniform(lambda hidden_size: 1.0 / math.sqrt(hidden_size))
 _uniform_08 = _uniform(lambda hidden_size: 0.08)
