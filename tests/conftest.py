@@ -42,15 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_trace_counts() -> None:
-    """Lets `chex.assert_max_traces` count anew, for it counts by code object."""
+def _isolated() -> Iterator[None]:
+    """Lets no test change another: by float64 left on, or by traces counted.
+
+    `chex.assert_max_traces` counts by code object.
+    """
     chex.clear_trace_counter()
+    before = jax.config.read("jax_enable_x64")
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture
-def x64() -> Iterator[None]:
+def x64(_isolated: None) -> None:
     """Runs a test in float64."""
-    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
