@@ -1,0 +1,1 @@
+"""Contestants of other frameworks, which need not be installed."""

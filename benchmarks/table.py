@@ -1,0 +1,93 @@
+"""The benchmarks. A new contestant is a row here."""
+
+from benchmarks.base import Benchmark, Contestant, Need
+
+LAB = Need("optax", "lab")
+TORCH = Need("torch", "peers")
+
+TRAINING_STEP = Benchmark(
+    name="training_step",
+    summary="an LSTM layer; derivatives are by all weights and by the inputs",
+    unit="call",
+    sizes={
+        "medium": {"T": 128, "B": 32, "X": 64, "H": 128},
+        "small": {"T": 128, "B": 16, "X": 64, "H": 64},
+        "wide": {"T": 50, "B": 50, "X": 128, "H": 256},
+        "large": {"T": 256, "B": 64, "X": 128, "H": 512},
+    },
+    quantities=("gradient", "forward", "jvp"),
+    contestants=(
+        Contestant(
+            name="jaxlstm autodiff",
+            use="benchmarks.training_step:prepare",
+            options={"forward": "autodiff"},
+        ),
+        Contestant(
+            name="jaxlstm rule",
+            use="benchmarks.training_step:prepare",
+            options={"forward": "rule"},
+            targets={"gradient": 1.4},
+        ),
+        Contestant(
+            name="lax.scan of lstm_cell",
+            use="benchmarks.training_step:prepare",
+            options={"forward": "scan"},
+        ),
+        Contestant(
+            name="jaxlstm autodiff, 2 devices",
+            use="benchmarks.training_step:prepare",
+            options={"forward": "autodiff", "devices": 2},
+        ),
+        Contestant(
+            name="jaxlstm rule, 2 devices",
+            use="benchmarks.training_step:prepare",
+            options={"forward": "rule", "devices": 2},
+            targets={"gradient": 2.2},
+        ),
+        Contestant(
+            name="PyTorch nn.LSTM",
+            use="benchmarks.peers.torch_training_step:prepare",
+            needs=(TORCH,),
+        ),
+    ),
+    baseline="jaxlstm autodiff",
+    tolerance=1e-4,
+)
+
+SMALL_NET = Benchmark(
+    name="small_net",
+    summary="sine to cosine: a training loop with Adam, the state carried from window "
+    "to window",
+    unit="update",
+    sizes={"default": {"T": 10, "B": 1, "X": 1, "H": 32, "updates": 500}},
+    quantities=("training",),
+    contestants=(
+        Contestant(
+            name="jaxlstm, all updates in one call",
+            use="benchmarks.small_net:prepare",
+            needs=(LAB,),
+            targets={"training": 20},
+        ),
+        Contestant(
+            name="jaxlstm, one update a call",
+            use="benchmarks.small_net:prepare",
+            options={"updates_per_call": 1},
+            needs=(LAB,),
+        ),
+        Contestant(
+            name="PyTorch, one thread",
+            use="benchmarks.peers.torch_small_net:prepare",
+            needs=(LAB, TORCH),
+        ),
+        Contestant(
+            name="PyTorch, one thread, fused Adam",
+            use="benchmarks.peers.torch_small_net:prepare",
+            options={"fused": True},
+            needs=(LAB, TORCH),
+        ),
+    ),
+    baseline="PyTorch, one thread",
+    tolerance=1e-3,
+)
+
+BENCHMARKS = {row.name: row for row in (TRAINING_STEP, SMALL_NET)}
