@@ -69,7 +69,7 @@ def test_lstm_by_its_equations(x64, batch):
 def test_gru_by_its_equations(x64, batch):
     blocks = draw_gates("run")
     b_h = draw(H, seed=9)
-    params = GRUParams(*join(blocks), b_h)
+    params = GRUParams(*join(blocks), b_h=b_h)
     x, h = draw(*batch, X), draw(*batch, H, seed=1)
 
     z = {gate: (x @ w_x + b, h @ w_h) for gate, (w_x, w_h, b) in blocks.items()}
