@@ -1,0 +1,125 @@
+"""The page on configs names every section, key, choice and default, and no others."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from jaxlstm.cells import CELLS
+from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.lab.optimizers import OPTIMIZERS
+from jaxlstm.lab.options import options_model
+from jaxlstm.lab.schema import ConfigFile, OpenSection, Section
+
+PAGE = (Path(__file__).parents[1] / "docs" / "configs.md").read_text()
+TOP = "Top level"
+# A key of the section itself, handed on to the cell.
+SHARED = "initializer"
+
+
+def is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+
+
+def find_sections(
+    model: type[Section] = ConfigFile, path: tuple[str, ...] = ()
+) -> dict[str, type[Section]]:
+    """Returns the config's sections by the headings they have on the page."""
+    suffix = ", open" if issubclass(model, OpenSection) else ""
+    heading = f"`[{'.'.join(path)}]`{suffix}" if path else TOP
+    sections = {heading: model}
+    for key, field in model.model_fields.items():
+        if is_section(field):
+            sections |= find_sections(field.annotation, (*path, key))  # type: ignore
+    return sections
+
+
+SECTIONS = find_sections()
+
+
+def read_chapter(heading: str) -> str:
+    pattern = rf"^### {re.escape(heading)}\n(.*?)(?=^##)"
+    (chapter,) = re.findall(pattern, PAGE, re.MULTILINE | re.DOTALL)
+    return chapter
+
+
+def read_rows(text: str, columns: int) -> dict[str, list[str]]:
+    """Returns the further cells of each row that starts with a name in backticks."""
+    rows = {}
+    for line in re.findall(r"^\| `.*\|$", text, re.MULTILINE):
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if len(cells) == columns - 1:
+            rows[name.strip("`")] = cells
+    return rows
+
+
+def find_choices(annotation: Any) -> list[str]:
+    """Returns the strings of every Literal in an annotation."""
+    if isinstance(annotation, str):
+        return [annotation]
+    return [choice for part in get_args(annotation) for choice in find_choices(part)]
+
+
+def test_page_has_the_sections_of_the_schema():
+    headings = re.findall(rf"^### ({TOP}|`\[.*)$", PAGE, re.MULTILINE)
+    assert headings == list(SECTIONS)
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_keys_and_defaults_are_those_of_the_schema(heading):
+    fields = SECTIONS[heading].model_fields
+    rows = read_rows(read_chapter(heading), columns=4)
+    # At the top level, sections have headings and no rows.
+    top = {k for k, f in fields.items() if heading == TOP and is_section(f)}
+    assert list(rows) == [key for key in fields if key not in top]
+    for key, (kind, default, meaning) in rows.items():
+        field = fields[key]
+        if field.is_required() or is_section(field):
+            assert default == "", key
+        elif field.default is None:
+            assert default == "none", key
+        else:
+            value = tomllib.loads(f"value = {default.strip('`')}")["value"]
+            assert value == field.default, key
+        for choice in find_choices(field.annotation):
+            assert f'`"{choice}"`' in kind + meaning, key
+
+
+@pytest.mark.parametrize(
+    ("heading", "key", "table"),
+    [
+        ("`[model]`, open", "cell", CELLS),
+        ("`[estimator]`, open", "name", ESTIMATORS),
+        ("`[optimizer]`, open", "name", OPTIMIZERS),
+    ],
+)
+def test_names_and_options_are_those_of_the_tables(heading, key, table):
+    *_, meaning = read_rows(read_chapter(heading), columns=4)[key]
+    assert re.findall(r'`"(\w+)"`', meaning) == list(table)
+    rows = read_rows(read_chapter(heading), columns=2)
+    assert list(rows) == list(table)
+    for name, (cell,) in rows.items():
+        shown = dict(re.findall(r"`(\w+)` \(([^)]*)\)", cell))
+        fields = options_model(table[name]).model_fields
+        assert list(shown) == [option for option in fields if option != SHARED], name
+        for option, text in shown.items():
+            value = tomllib.loads(f"value = {text}")["value"]
+            assert value == fields[option].default, (name, option)
+            for choice in find_choices(fields[option].annotation):
+                assert f'"{choice}"' in cell, (name, option)
+
+
+def test_bounds_are_those_of_the_schema():
+    phrases = {"exclusiveMinimum": "integer > 0", "minimum": "integer ≥ 0"}
+    for heading, section in SECTIONS.items():
+        rows = read_rows(read_chapter(heading), columns=4)
+        schema = TypeAdapter(section).json_schema()["properties"]
+        for key, (kind, _, _) in rows.items():
+            for part in schema[key].get("anyOf", [schema[key]]):
+                if part.get("type") == "integer" and "exclusiveMaximum" not in part:
+                    (bound,) = phrases.keys() & part.keys()
+                    assert phrases[bound] in kind, key
