@@ -106,7 +106,7 @@ def _lines(result: Result, machine: dict[str, Any], rounds: int) -> Iterator[str
     size = " ".join(f"{axis}={number}" for axis, number in result.size.items())
     versions = ", ".join(f"{name} {v}" for name, v in result.versions.items())
     yield f"{benchmark.name}: {benchmark.summary}"
-    yield f"  {size}, {DTYPE}, {rounds} rounds"
+    yield f"  {size}, {DTYPE}, rounds: {rounds}"
     yield f"  {machine['cpu']}, {machine['cores']} cores, load {machine['load']}"
     yield f"  {machine['system']}, Python {machine['python']}"
     yield f"  {versions}"

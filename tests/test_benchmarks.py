@@ -188,7 +188,7 @@ def test_table_states_what_figures_depend_on():
     table = to_table(make_result({"N": 3}), machine, 3)
     for fact in (
         "toys: counting",
-        "N=3, float32, 3 rounds",
+        "N=3, float32, rounds: 3",
         f"{machine['cpu']}, {machine['cores']} cores",
         f"Python {machine['python']}",
         "outputs differ by at most 1e-06",
