@@ -183,13 +183,16 @@ def test_rule_agrees_with_differences(x64, name):
         check_vjp(values, with_pull, arguments)
 
 
-def shapes_in_loops(jaxpr):
-    """Yields the shapes that loops of a jaxpr put out."""
+def equations(jaxpr):
+    """Yields the equations of a jaxpr, and of all those within it."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            yield from (v.aval.shape for v in equation.outvars)
+        yield equation
         for inner in jaxprs_in_params(equation.params):
-            yield from shapes_in_loops(inner)
+            yield from equations(inner)
+
+
+def loops(jaxpr):
+    return (e for e in equations(jaxpr) if e.primitive.name == "scan")
 
 
 @pytest.mark.parametrize("options", [{}, {"edges": True}, {"remat": "step"}])
@@ -204,7 +207,8 @@ def test_rule_sums_no_weight_gradient_inside_a_loop(x64, options):
         jaxpr = jax.make_jaxpr(jax.grad(loss))(
             problem.arguments, problem.mask, problem.resets
         )
-        return {(X, 4 * H), (H, 4 * H)} & set(shapes_in_loops(jaxpr.jaxpr))
+        shapes = {v.aval.shape for loop in loops(jaxpr.jaxpr) for v in loop.outvars}
+        return {(X, 4 * H), (H, 4 * H)} & shapes
 
     assert not weights_in_loops(**options)
     assert weights_in_loops(**options, derivative="autodiff")
@@ -254,6 +258,33 @@ def test_rule_under_shard_map(x64, name):
 
 
 AUTODIFF = {"derivative": "autodiff"}
+
+
+@pytest.mark.parametrize("derivative", ["rule", "autodiff"])
+def test_gradients_are_summed_over_devices_outside_of_loops(x64, derivative):
+    cell = TOY_CELLS["peephole"]
+    problem = make_problem(cell)
+
+    def gradients(params, inputs):
+        def loss(params):
+            return unroll(cell, params, inputs, derivative=derivative)[1].h.sum()
+
+        return jax.grad(loss)(params)
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    specs = P(), P(None, "data")
+    sharded = jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=P())
+    jaxpr = jax.make_jaxpr(sharded)(problem.params, problem.inputs).jaxpr
+
+    def count_sums(found):
+        return sum("psum" in equation.primitive.name for equation in found)
+
+    assert count_sums(equations(jaxpr))
+    assert not any(
+        count_sums(equations(inner))
+        for loop in loops(jaxpr)
+        for inner in jaxprs_in_params(loop.params)
+    )
 
 
 def make_edges(shape, seed=5):
