@@ -1,5 +1,6 @@
 """See sin t, predict cos t: the smallest task that needs a memory."""
 
+import math
 from typing import Any, Literal, Self
 
 import jax
@@ -10,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from jaxlstm.lab import ModelParts, Run, Segment, Source, Task, UserError, generator
 
-# Where the phases of a split stand between those of training, in steps.
+# Where the phases of a split stand between those of training.
 OFFSETS = {"train": 0.0, "validation": 0.25, "test": 0.5}
 EVALUATED_SEGMENTS = 100
 
@@ -37,7 +38,7 @@ class SineCosine(Task):
     period: PositiveInt = 40
     shortest: PositiveFloat = 15.0
     longest: PositiveFloat = 60.0
-    held_out: list[float] = Field([25.0, 35.0], min_length=2, max_length=2)
+    held_out: list[float] = Field(default=[25.0, 35.0], min_length=2, max_length=2)
     unscored_steps: PositiveInt = 10
 
     @model_validator(mode="after")
@@ -58,10 +59,13 @@ class SineCosine(Task):
         self, split: str, *, batch_size: int, segment_length: int, seed: int
     ) -> Source:
         """Returns windows of waves; those of training have no end."""
-        if self.windows == "independent" and self.unscored_steps >= segment_length:
+        scored = segment_length
+        if self.windows == "carried":
+            scored *= EVALUATED_SEGMENTS
+        if self.unscored_steps >= scored:
             raise UserError(
                 f"[task] unscored_steps = {self.unscored_steps}: nothing is left of "
-                f"windows of train.segment_length = {segment_length} steps"
+                f"{scored} steps; lower it, or raise train.segment_length"
             )
         make = self._carried if self.windows == "carried" else self._independent
 
@@ -113,13 +117,14 @@ class SineCosine(Task):
         numbers = np.arange(start, start + count)[:, None] * length
         steps = (numbers + np.arange(length))[:, :, None, None]
         rows = (np.arange(batch) * self.period / batch)[:, None]
+        # In steps, the phases of training are the multiples of this.
+        spacing = math.gcd(self.period, batch) / batch
+        steps = steps + rows + OFFSETS[split] * spacing
         # Whole periods are dropped first: the angle of a late step loses its digits.
-        phase = (
-            2 * np.pi * ((steps + rows + OFFSETS[split]) % self.period / self.period)
-        )
+        phase = 2 * np.pi * (steps % self.period / self.period)
         weights = None
         if split != "train":
-            weights = steps[:, :, 0, 0] >= self.unscored_steps
+            weights = numbers + np.arange(length) >= self.unscored_steps
         return _segment(phase, weights=weights)
 
     def _independent(
