@@ -23,7 +23,7 @@ def squared_error(prediction, target):
     return jnp.sum((prediction - target) ** 2, axis=-1)
 
 
-def make_segment(seed: int = 0, steps: int = T) -> Segment:
+def make_segment(seed: int = 0, steps: int = T) -> Any:
     """Draws a segment that hides nothing: holes, resets, unscored steps, NaN."""
     rng = np.random.default_rng(seed)
     mask = np.ones((steps, B))
@@ -38,7 +38,7 @@ def make_segment(seed: int = 0, steps: int = T) -> Segment:
     return Segment(inputs, targets, mask, resets, weights)
 
 
-def cut(segment: Segment, start: int, stop: int) -> Segment:
+def cut(segment: Any, start: int, stop: int) -> Any:
     return jax.tree.map(lambda x: x[start:stop], segment)
 
 

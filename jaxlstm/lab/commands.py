@@ -15,6 +15,7 @@ import jaxlstm
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
+from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
 from jaxlstm.lab.runs import CONFIG, PLOTS, Run, choose_folder, create_run, load_run
@@ -51,6 +52,8 @@ def run(
     loaded = load_config(config, overrides)
     folder = choose_folder(loaded, out)
     experiment = build(loaded)
+    if loaded.sections.logging.tensorboard:
+        require_tensorboard()
     _train(create_run(folder, experiment), resume=False)
 
 

@@ -15,7 +15,12 @@ from jaxlstm.estimators import ESTIMATORS
 from jaxlstm.lab.errors import UserError, suggest
 from jaxlstm.lab.imports import extend_path, load_object
 from jaxlstm.lab.optimizers import OPTIMIZERS
-from jaxlstm.lab.options import find_factory, options_model
+from jaxlstm.lab.options import (
+    factory_options,
+    find_factory,
+    options_model,
+    takes_only_keywords,
+)
 from jaxlstm.lab.schema import ConfigFile, OpenSection
 from jaxlstm.lab.task import Task
 
@@ -84,12 +89,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         sections = ConfigFile.model_validate(values)
     except pydantic.ValidationError as error:
         raise UserError(*reporter.lines(error, (), values)) from None
-    train = sections.train
-    if (train.num_updates is None) == (train.num_epochs is None):
-        raise UserError(
-            f"{path}: [train]: set one of num_updates and num_epochs, "
-            f"{'and not both' if train.num_updates else 'for how long to train'}"
-        )
     return _resolve(path, sections, reporter)
 
 
@@ -169,6 +168,12 @@ def _parse_value(override: str, text: str) -> Any:
 
 def _resolve(path: Path, sections: ConfigFile, reporter: "_Reporter") -> Config:
     lines: list[str] = []
+    train = sections.train
+    if (train.num_updates is None) == (train.num_epochs is None):
+        lines.append(
+            f"{path}: [train]: set one of num_updates and num_epochs, "
+            f"{'and not both' if train.num_updates else 'for how long to train'}"
+        )
 
     def attempt(resolve: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -227,11 +232,16 @@ def _make_cell(
         return factory, _check_options(
             "model", model, options_model(_no_options), reporter
         )
-    if not callable(factory):
-        raise UserError(f'{where} = "{model.cell}": is neither a Cell nor makes one')
-    options = options_model(factory)
-    # One key serves the cell and the readout, which the model draws itself.
-    shared = {"initializer": model.initializer}
+    options = factory_options(where, model.cell, factory)
+    if not takes_only_keywords(factory):
+        raise UserError(
+            f'{where} = "{model.cell}": is neither a Cell nor makes one from options '
+            "alone"
+        )
+    # One key serves the cell and the readout, which the model draws itself. That an
+    # initialiser is unknown is said of the section, once.
+    known = model.initializer in INITIALIZERS
+    shared = {"initializer": model.initializer} if known else {}
     given = _check_options(
         "model",
         model,
@@ -261,7 +271,8 @@ def _options(
     name: str = section.name  # type: ignore[attr-defined]
     where = reporter.where((section_name, "name"))
     factory = find_factory(where, name, table)
-    return _check_options(section_name, section, options_model(factory), reporter)
+    options = factory_options(where, name, factory)
+    return _check_options(section_name, section, options, reporter)
 
 
 def _check_options(
@@ -309,8 +320,10 @@ class _Reporter:
 
     def where(self, loc: tuple[str, ...]) -> str:
         key = ".".join(loc)
-        if key in self.overridden:
-            return f"override {key}"
+        # An override may have set a whole section.
+        for depth in range(1, len(loc) + 1):
+            if ".".join(loc[:depth]) in self.overridden:
+                return f"override {key}"
         if len(loc) == 1:
             return f"{self.source}: {key}"
         return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"

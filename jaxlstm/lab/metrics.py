@@ -1,5 +1,6 @@
 """Metrics: JSON lines always, TensorBoard if asked for."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -42,13 +43,9 @@ class TensorBoard:
     """Writes scalars `split/name` for TensorBoard."""
 
     def __init__(self, folder: Path, first_update: int):
-        try:
-            import tensorboardX
-        except ImportError:
-            raise UserError(
-                "logging.tensorboard = true: tensorboardX is not installed; "
-                "pip install 'jaxlstm[tensorboard]'"
-            ) from None
+        require_tensorboard()
+        import tensorboardX
+
         self._writer = tensorboardX.SummaryWriter(
             str(folder), purge_step=first_update + 1
         )
@@ -62,6 +59,15 @@ class TensorBoard:
     def close(self) -> None:
         """Closes the files."""
         self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Raises UserError unless TensorBoard's writer is installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError(
+            "logging.tensorboard = true: tensorboardX is not installed; "
+            "pip install 'jaxlstm[tensorboard]'"
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -81,16 +87,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def cut_metrics(path: Path, update: int) -> None:
-    """Drops the lines written after an update, and a last one cut short."""
+def cut_metrics(path: Path, update: int, *, last: bool = False) -> None:
+    """Drops the lines written after an update, and one cut short.
+
+    Args:
+      path: of the file.
+      update: from which the run goes on.
+      last: whether it is the last one, whose evaluation is then made again.
+    """
+    if not path.is_file():
+        return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["update"] > update:
-                continue
+            values = json.loads(line)
         except json.JSONDecodeError:
             continue
-        kept.append(line + "\n")
+        again = last and values["update"] == update and values["split"] != "train"
+        if values["update"] <= update and not again:
+            kept.append(line + "\n")
     replacement = path.with_suffix(".new")
     replacement.write_text("".join(kept), encoding="utf-8")
     os.replace(replacement, path)

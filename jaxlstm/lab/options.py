@@ -37,7 +37,10 @@ def find_factory(
 @functools.cache
 def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     """Returns a pydantic model of a factory's keyword-only parameters."""
-    hints = get_type_hints(factory, include_extras=True)
+    function = factory
+    while isinstance(function, functools.partial):
+        function = function.func
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
@@ -50,3 +53,36 @@ def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     )
     name = getattr(factory, "__name__", "options")
     return pydantic.create_model(name, __config__=config, **fields)
+
+
+def factory_options(where: str, name: str, factory: Any) -> type[pydantic.BaseModel]:
+    """Returns the model of a factory's options; refuses what is no factory.
+
+    Args:
+      where: the key the name stands at, for errors.
+      name: what stands there.
+      factory: what it names.
+
+    Raises:
+      UserError: it cannot be called, or does not say what it takes.
+    """
+    if not callable(factory):
+        raise UserError(f'{where} = "{name}": is not a function; name one')
+    try:
+        inspect.signature(factory)
+    except ValueError:
+        raise UserError(
+            f'{where} = "{name}": does not say what it takes; wrap it in a function '
+            "with keyword-only options"
+        ) from None
+    return options_model(factory)
+
+
+def takes_only_keywords(factory: Callable[..., Any]) -> bool:
+    """Returns whether a factory can be called without positional arguments."""
+    return not any(
+        parameter.default is parameter.empty
+        and parameter.kind
+        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(factory).parameters.values()
+    )

@@ -62,7 +62,15 @@ def draw_run(run: Run) -> list[Path]:
 
 
 def draw_comparison(runs: Sequence[Run], file: Path) -> Path:
-    """Draws the losses of several runs into one picture."""
+    """Draws the losses of several runs into one picture.
+
+    Raises:
+      UserError: no run has a metric, or the picture cannot be written.
+    """
     with matplotlib.rc_context(STYLE):
-        loss_curves(runs).savefig(file)
+        figure = loss_curves(runs)
+        try:
+            figure.savefig(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out {file}: cannot be written: {error}") from None
     return file

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxlstm
 from jaxlstm.lab.checkpoints import Checkpoints
@@ -42,8 +43,9 @@ class Run:
     def __init__(self, path: Path):
         if not path.is_dir():
             raise UserError(f"{path}: no such run directory")
-        if not (path / CONFIG).is_file() or not (path / FACTS).is_file():
-            raise UserError(f"{path}: not a run directory; it has no {CONFIG}")
+        for name in (CONFIG, FACTS):
+            if not (path / name).is_file():
+                raise UserError(f"{path}: not a run directory; it has no {name}")
         self.path = path
 
     @functools.cached_property
@@ -89,10 +91,10 @@ class Run:
         sections, trainer = self.config.sections, self.experiment.trainer
         return trainer.init(jax.random.key(sections.seed), sections.train.batch_size)
 
-    @property
+    @functools.cached_property
     def params(self) -> ModelParams:
-        """The parameters of the latest checkpoint."""
-        return self.state.params
+        """The parameters of the latest checkpoint, on the first device alone."""
+        return jax.tree.map(jnp.asarray, jax.device_get(self.state.params))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

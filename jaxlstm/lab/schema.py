@@ -147,7 +147,8 @@ class LoggingSection(Section):
 class ConfigFile(Section):
     """A whole config file."""
 
-    seed: NonNegativeInt = 0
+    # JAX drops the bits of a key's seed above these.
+    seed: int = Field(default=0, ge=0, lt=2**32)
     devices: Literal["all"] | PositiveInt = Field(
         "all", description="devices the batch is spread over, where it divides"
     )

@@ -1,6 +1,7 @@
 """A session of a run: from where it stands to its last update."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Session:
             "eval": sections.train.eval_every,
             "save": sections.checkpoint.every,
         }
-        self._window: list[tuple[float, float, float]] = []
+        self._window: list[Sequence[float]] = []
         self._writers: list[Writer] = []
 
     def train(self, *, resume: bool) -> dict[str, dict[str, float]]:
@@ -67,8 +68,13 @@ class Session:
         state = run.template
         if resume:
             state = checkpoints.restore(state)
-            cut_metrics(run.path / METRICS, int(state.num_updates))
         done = int(state.num_updates)
+        if resume:
+            last = done == experiment.num_updates
+            cut_metrics(run.path / METRICS, done, last=last)
+            pending = run.facts.get("pending", {})
+            if pending.get("update") == done:
+                self._window = pending["metrics"]
         self._writers = [JsonLines(run.path / METRICS)]
         if sections.logging.tensorboard:
             self._writers.append(TensorBoard(run.path / "tensorboard", done))
@@ -111,17 +117,18 @@ class Session:
             done += len(metrics.loss)
             meter.show(done, _mean(metrics.loss, metrics.weight))
             last = done == experiment.num_updates
-            save = last or self._due("save", done) or request.signal is not None
+            save = last or self._due("save", done)
             # A line at each checkpoint: its average starts anew after a resume.
             if save or self._due("log", done):
                 self._log(done, meter)
             if self._due("eval", done) and not last:
                 self._evaluate("validation", state, done, meter)
-            if save:
+            if save or request.signal is not None:
                 checkpoints.save(state)
-            if last:
-                break
-            if request.signal is not None:
+            if not last and request.signal is not None:
+                # What the next line averages over, so that a resume writes the same.
+                metrics = [[float(x) for x in row] for row in self._window]
+                self.run.note(pending={"update": done, "metrics": metrics})
                 raise Interrupted(request.signal)
         return state
 

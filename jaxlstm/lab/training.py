@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlstm.estimators import GradientEstimator, Segment, score
 from jaxlstm.lab.devices import batch_specs, local, spread, total
@@ -80,7 +80,14 @@ class Trainer(NamedTuple):
                 jnp.zeros((), jnp.int32),
             )
 
-        return make(key)
+        state = make(key)
+        # Placed here, so that what is restored into this state has its place as well.
+        return jax.device_put(
+            state,
+            jax.tree.map(
+                lambda spec: NamedSharding(self.mesh, spec), self._specs(state)
+            ),
+        )
 
     def update(self, state: TrainState, segment: Segment) -> tuple[TrainState, Metrics]:
         """Makes one update, from this device's part of the batch."""
@@ -128,10 +135,7 @@ class Trainer(NamedTuple):
             empty = Metrics(*[jnp.zeros((capacity,), dtype)] * 3)
             return jax.lax.fori_loop(0, count, body, (state, empty))
 
-        alike = PartitionSpec()
-        specs = jax.tree.map(lambda _: alike, state)._replace(
-            estimator=batch_specs(state.estimator, axis=0)
-        )
+        alike, specs = PartitionSpec(), self._specs(state)
         mapped = spread(
             updates,
             self.mesh,
@@ -139,6 +143,11 @@ class Trainer(NamedTuple):
             (specs, Metrics(alike, alike, alike)),
         )
         return jax.jit(mapped, donate_argnums=0)
+
+    def _specs(self, state: TrainState) -> TrainState:
+        """Returns how each leaf lies on the devices."""
+        alike = jax.tree.map(lambda _: PartitionSpec(), state)
+        return alike._replace(estimator=batch_specs(state.estimator, axis=0))
 
 
 def fit(
@@ -157,13 +166,14 @@ def fit(
       trainer: makes the updates.
       state: to go on from. Its buffers are given away.
       source: the segments, of which each update takes the one with its own number.
-      stops: `(n) -> m > n`, the next update after n that the caller waits for.
+      stops: `(n) -> m > n`, the next update after n that the caller waits for; n
+        itself at the last one.
       updates_per_call: the most updates of one call.
     """
     compiled: dict[Any, Any] = {}
     done = int(state.num_updates)
     block = _next_block(source, done, stops(done), updates_per_call)
-    while True:
+    while block is not None:
         segments, count = block
         shapes = tuple(x.shape for x in jax.tree.leaves(segments))
         if shapes not in compiled:
@@ -177,7 +187,9 @@ def fit(
 
 def _next_block(
     source: Source, start: int, stop: int, capacity: int
-) -> tuple[Segment, int]:
+) -> tuple[Segment, int] | None:
+    if stop <= start:
+        return None
     segments = source.segments(start, min(capacity, stop - start))
     count = len(jax.tree.leaves(segments)[0])
     missing = capacity - count
@@ -254,7 +266,11 @@ class Evaluator:
                 "loss": losses,
                 **self.task.scores(predictions, segment.targets),
             }
-            sums = {name: jnp.sum(weights * x) for name, x in means.items()}
+            # Targets of weight 0 may be anything, NaN included.
+            sums = {
+                name: jnp.sum(jnp.where(weights != 0, weights * x, 0))
+                for name, x in means.items()
+            }
             return state, (sums, jnp.sum(weights))
 
         state, sums = jax.lax.scan(step, state, block)

@@ -1,0 +1,105 @@
+"""Metrics files: JSON lines, and what TensorBoard is given."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from jaxlstm.lab import UserError
+from jaxlstm.lab.metrics import JsonLines, TensorBoard, cut_metrics, read_metrics
+
+LINES = [
+    {"update": 5, "split": "train", "loss": 0.1, "seconds": {"elapsed": 1.0}},
+    {"update": 5, "split": "validation", "loss": 1 / 3},
+    {"update": 10, "split": "train", "loss": 1e-30},
+]
+
+
+def write(path, lines=LINES):
+    writer = JsonLines(path)
+    for line in lines:
+        values = {k: v for k, v in line.items() if k not in ("update", "split")}
+        writer.write(line["update"], line["split"], values)
+    writer.close()
+
+
+def test_lines_are_read_as_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, LINES[:1])
+    write(path, LINES[1:])
+    assert read_metrics(path) == LINES
+
+
+def test_lines_are_on_disk_at_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonLines(path)
+    writer.write(3, "train", {"loss": 2.0})
+    assert json.loads(path.read_text()) == {"update": 3, "split": "train", "loss": 2.0}
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("update", "last", "kept"),
+    [(10, False, 3), (9, False, 2), (5, False, 2), (5, True, 1), (4, False, 0)],
+)
+def test_cut_drops_what_is_made_again(update, last, kept, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path)
+    with path.open("a") as file:
+        file.write('{"update": 4, "spl')
+    cut_metrics(path, update, last=last)
+    assert read_metrics(path) == LINES[:kept]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_cut_of_a_file_that_is_not_there(tmp_path):
+    cut_metrics(tmp_path / "metrics.jsonl", 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_files_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with pytest.raises(UserError, match="no such file; is"):
+        read_metrics(path)
+    write(path)
+    with path.open("a") as file:
+        file.write("{\n")
+    with pytest.raises(UserError, match="line 4 is not JSON; remove it"):
+        read_metrics(path)
+
+
+def test_tensorboard_gets_all_but_the_clock(tmp_path, monkeypatch):
+    calls = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            calls.append((folder, purge_step))
+
+        def add_scalar(self, name, value, update):
+            calls.append((name, value, update))
+
+        def close(self):
+            calls.append("closed")
+
+    stub = types.ModuleType("tensorboardX")
+    stub.__dict__.update(SummaryWriter=SummaryWriter, __spec__="found")
+    monkeypatch.setitem(sys.modules, "tensorboardX", stub)
+    writer = TensorBoard(tmp_path, 7)
+    writer.write(8, "train", {"loss": 0.5, "root": 0.25, "seconds": {"elapsed": 1}})
+    writer.close()
+    assert calls == [
+        (str(tmp_path), 8),
+        ("train/loss", 0.5, 8),
+        ("train/root", 0.25, 8),
+        "closed",
+    ]
+
+
+def test_tensorboard_that_is_not_installed(config, command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    outcome = command("run", config, "logging.tensorboard=true", "--out", "out")
+    assert outcome.code == 2
+    (line,) = outcome.faults
+    assert line.startswith("logging.tensorboard = true: tensorboardX is not installed;")
+    assert not (tmp_path / "out").exists()

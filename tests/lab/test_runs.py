@@ -1,0 +1,313 @@
+"""Runs: their files, and going on with one as if nothing had happened."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm.lab import UserError, load_run
+from tests.lab import tiny
+
+RUN_FILES = {
+    "config.toml",
+    "run.json",
+    "metrics.jsonl",
+    "README.md",
+    "checkpoints/10",
+    "checkpoints/12",
+    "plots/loss.png",
+}
+
+
+def without_clock(run):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics]
+
+
+def assert_same(run, other):
+    """Compares all that a run comes to but what depends on the clock."""
+    chex.assert_trees_all_equal(run.params, other.params)
+    for leaf, same in zip(
+        jax.tree.leaves(run.state), jax.tree.leaves(other.state), strict=True
+    ):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf, same = jax.random.key_data(leaf), jax.random.key_data(same)
+        np.testing.assert_array_equal(leaf, same)
+    assert without_clock(run) == without_clock(other)
+
+
+@pytest.fixture
+def on_segment(monkeypatch):
+    """Sets what happens when a training segment is asked for."""
+
+    def set_hook(hook):
+        monkeypatch.setattr(tiny, "on_segment", hook)
+
+    yield set_hook
+    monkeypatch.setattr(tiny, "on_segment", None)
+
+
+@pytest.fixture
+def undisturbed(config, command):
+    """A finished run."""
+    outcome = command("run", config, "--out", "undisturbed")
+    assert outcome.code == 0, outcome.err
+    return load_run("undisturbed")
+
+
+def test_finished_run(undisturbed, command, tmp_path):
+    folder = tmp_path / "undisturbed"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert found >= RUN_FILES
+    assert not found & {"checkpoints/5", "run.json.new", "metrics.new"}
+    assert (folder / "plots/loss.png").read_bytes().startswith(b"\x89PNG")
+
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "finished" and facts["seconds"] > 0
+    assert facts["devices"]["count"] == 2
+    assert {"jax", "jaxlstm", "python", "optax"} <= set(facts["versions"])
+    assert re.fullmatch("[0-9a-f]{64}", facts["config_sha256"])
+
+    lines = undisturbed.metrics
+    assert [(line["update"], line["split"]) for line in lines] == [
+        *((n, "train") for n in (3, 5, 6)),
+        (6, "validation"),
+        *((n, "train") for n in (9, 10, 12)),
+        *((12, split) for split in ("validation", "test")),
+    ]
+    for line in lines:
+        assert line["root"] == pytest.approx(line["loss"] ** 0.5)
+        keys = {"update", "split", "loss", "root"}
+        if line["split"] == "train":
+            assert line.keys() == keys | {"gradient_norm", "seconds"}
+            assert line["seconds"].keys() == {"elapsed", "updates_per_second"}
+        else:
+            assert line.keys() == keys | {"error"}
+
+    readme = (folder / "README.md").read_text()
+    # [2, 4 3], [3, 4 3] and [12] of the LSTM, [3, 1] and [1] of the readout.
+    assert "1 x 3 lstm, 76 parameters, gradient by bptt, adam, 12 updates" in readme
+    assert f"| test | loss | {lines[-1]['loss']:.6g} |" in readme
+    assert "![loss](plots/loss.png)" in readme
+
+    # It is read back, evaluated and drawn from its folder alone.
+    assert undisturbed.config.resolved()["model"]["hidden_size"] == 3
+    shapes = jax.eval_shape(undisturbed.model.init, jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(undisturbed.params, shapes)
+    evaluated = command("eval", "undisturbed")
+    for line in lines[-2:]:
+        for name in ("loss", "error", "root"):
+            assert re.search(
+                rf"^{line['split']} {name} +{re.escape(f'{line[name]:.6g}')} *$",
+                evaluated.out,
+                re.MULTILINE,
+            )
+    assert evaluated.out.count("loss") == 2
+    assert re.search(r"^update +12 *$", evaluated.out, re.MULTILINE)
+    only = command("eval", "undisturbed", "--split", "test").out
+    assert "test loss" in only and "validation" not in only
+    (folder / "plots/loss.png").unlink()
+    assert command("plot", "undisturbed").out == "undisturbed/plots/loss.png\n"
+    assert (folder / "plots/loss.png").read_bytes().startswith(b"\x89PNG")
+    drawn = command("plot", "undisturbed", "undisturbed", "--out", "both.png")
+    assert (drawn.code, drawn.out) == (0, "both.png\n")
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    resumed = command("resume", "undisturbed")
+    assert resumed.code == 0 and "is finished" in resumed.out
+
+    # What cannot be is said in a line, and changes nothing.
+    before = sorted(tmp_path.rglob("*"))
+    for tokens, message in [
+        (
+            ("eval", "undisturbed", "--split", "tset"),
+            "split 'tset': the task has train",
+        ),
+        (
+            ("eval", "undisturbed", "--split", "train"),
+            "--split train: a stream without",
+        ),
+        (("plot", "undisturbed", "--out", "x.png"), "--out: one run's pictures go to"),
+        (
+            ("plot", "undisturbed", "undisturbed", "--out", "x.jpgg"),
+            "--out x.jpgg: cannot be written: ",
+        ),
+        (
+            ("run", "tiny.toml", "--out", "undisturbed"),
+            "--out undisturbed: holds another run; go on with `jaxlstm resume",
+        ),
+    ]:
+        outcome = command(*tokens)
+        assert outcome.code == 2
+        (line,) = outcome.faults
+        assert line.startswith(message)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_signal_stops_and_resume_goes_on(
+    undisturbed, on_segment, config, command, tmp_path
+):
+    # At update 4, where there is neither a checkpoint nor a line: one call ends at 3,
+    # and the next at 5. The segments are asked for one call ahead.
+    on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 3 else None)
+    outcome = command("run", config, "train.updates_per_call=1", "--out", "stopped")
+    assert outcome.code == 128 + signal.SIGTERM
+    assert outcome.out.endswith("stopped; go on with: jaxlstm resume stopped\n")
+    assert load_run("stopped").facts["status"] == "stopped"
+    assert int(load_run("stopped").state.num_updates) in (3, 4)
+    on_segment(None)
+    assert command("resume", "stopped").code == 0
+    assert_same(load_run("stopped"), undisturbed)
+    assert load_run("stopped").facts["status"] == "finished"
+
+
+def test_failure_is_gone_on_from_the_last_checkpoint(
+    undisturbed, on_segment, config, command
+):
+    class Broken(Exception):
+        pass
+
+    def fail(number):
+        if number == 8:
+            raise Broken
+
+    on_segment(fail)
+    with pytest.raises(Broken):
+        command("run", config, "--out", "failed")
+    run = load_run("failed")
+    assert run.facts["status"] == "failed"
+    assert int(run.state.num_updates) == 5
+    # As if the process had been killed while it wrote a line.
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 7, "split": "train", "loss": 1.0}\n{"update": 8, "sp')
+    on_segment(None)
+    assert command("resume", "failed").code == 0
+    assert_same(load_run("failed"), undisturbed)
+
+
+def test_failure_after_training_is_gone_on_from(
+    undisturbed, config, command, monkeypatch
+):
+    def figures(self, run):
+        raise OSError("no room for a picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.Tiny, "figures", figures)
+        with pytest.raises(OSError, match="no room"):
+            command("run", config, "--out", "undrawn")
+    assert load_run("undrawn").facts["status"] != "finished"
+    assert command("resume", "undrawn").code == 0
+    assert_same(load_run("undrawn"), undisturbed)
+
+
+def test_loss_that_is_not_finite_stops_the_run(config, command):
+    outcome = command(
+        *("run", config, "--out", "out", "optimizer.learning_rate=1e30"),
+        *("optimizer.name=sgd", "task.scale=1e12"),
+    )
+    assert outcome.code == 2
+    (line,) = outcome.faults
+    assert re.fullmatch(
+        r"update \d+: the (loss|gradient) is not finite; lower "
+        r"optimizer.learning_rate, or set optimizer.clip.norm",
+        line,
+    )
+    assert load_run("out").facts["status"] == "failed"
+
+
+def test_epochs_and_progress(config, command):
+    text = config.read_text().replace("num_updates = 12", "num_epochs = 3")
+    config.write_text(text)
+    outcome = command("run", config, "task.num_segments=2", "--out", "out")
+    assert int(load_run("out").state.num_updates) == 6
+    number = r"[\d.e+-]+"
+    assert re.match(
+        rf"update 6/6  loss {number}  \d+ updates/s  0 s left\n", outcome.out
+    )
+    assert re.search(r"^run +out *$", outcome.out, re.MULTILINE)
+    assert re.search(r"^pictures +out/plots/loss.png *$", outcome.out, re.MULTILINE)
+    assert load_run("out").task.model_dump()["num_segments"] == 2
+
+
+def test_run_is_named_after_its_config(config, command, tmp_path):
+    assert command("run", config, "train.num_updates=1").code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", folder.name)
+
+
+def test_folders_that_are_no_place_for_a_run(config, command, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    for out, message in [
+        ("file", "--out file: is not an empty folder; name another one"),
+        ("full", "--out full: is not an empty folder; name another one"),
+        ("file/below", "file/below: cannot be written: Not a directory"),
+    ]:
+        outcome = command("run", config, "--out", out)
+        assert (outcome.code, outcome.faults) == (2, [message])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["resume", "eval", "plot"])
+def test_folders_that_are_no_run(name, config, command, tmp_path):
+    outcome = command(name, "nowhere")
+    assert (outcome.code, outcome.faults) == (2, ["nowhere: no such run directory"])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    message = "folder: not a run directory; it has no {}"
+    assert command(name, "folder").faults == [message.format("config.toml")]
+    (folder / "config.toml").write_text(config.read_text())
+    assert command(name, "folder").faults == [message.format("run.json")]
+    (folder / "run.json").write_text("{")
+    (line,) = command(name, "folder").faults
+    # A picture is made of the metrics, which are read first.
+    bad = "metrics.jsonl: no such file" if name == "plot" else "run.json: not JSON: "
+    assert line.startswith(f"folder/{bad}")
+
+
+def test_run_without_a_checkpoint(config, command, on_segment):
+    def fail(number):
+        raise UserError("the data are gone; fetch them anew")
+
+    on_segment(fail)
+    outcome = command("run", config, "--out", "out")
+    assert outcome.faults == ["the data are gone; fetch them anew"]
+    for name in ("resume", "eval"):
+        outcome = command(name, "out")
+        assert outcome.faults == [
+            "out/checkpoints: holds no checkpoint; start the run anew"
+        ]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_process_of_its_own(config, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+    command = [sys.executable, "-m", "jaxlstm"]
+    long = ["train.num_updates=1000000", "train.updates_per_call=10"]
+    with subprocess.Popen(
+        [*command, "run", config, "--out", "out", *long],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        metrics = tmp_path / "out" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.is_file() and metrics.read_text()):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.endswith("stopped; go on with: jaxlstm resume out\n")
+    run = load_run("out")
+    assert run.facts["status"] == "stopped"
+    assert 0 < int(run.state.num_updates) < 1_000_000
