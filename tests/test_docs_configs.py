@@ -1,6 +1,7 @@
 """The page on configs names every section, key, choice and default, and no others."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +12,13 @@ from pydantic.fields import FieldInfo
 
 from jaxlstm.cells import CELLS
 from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.lab import commands
 from jaxlstm.lab.optimizers import OPTIMIZERS
 from jaxlstm.lab.options import options_model
 from jaxlstm.lab.schema import ConfigFile, OpenSection, Section
 
-PAGE = (Path(__file__).parents[1] / "docs" / "configs.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "configs.md").read_text()
 TOP = "Top level"
 # A key of the section itself, handed on to the cell.
 SHARED = "initializer"
@@ -123,3 +126,15 @@ def test_bounds_are_those_of_the_schema():
                 if part.get("type") == "integer" and "exclusiveMaximum" not in part:
                     (bound,) = phrases.keys() & part.keys()
                     assert phrases[bound] in kind, key
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/configs.md"])
+def test_shown_errors_are_those_printed(page, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    pattern = r"^```console\n\$ jaxlstm (.*)\n((?:.*\n)*?)```"
+    sessions = re.findall(pattern, (ROOT / page).read_text(), re.MULTILINE)
+    assert sessions
+    for command, shown in sessions:
+        with pytest.raises(SystemExit, match="2"):
+            commands.main(shlex.split(command))
+        assert capsys.readouterr().err == shown

@@ -22,7 +22,8 @@ def project(tmp_path):
     """A folder with nothing in it but the titled blocks of the documents."""
     for page in "tasks.md", "cells.md":
         for match in TITLED.finditer((DOCS / page).read_text()):
-            (tmp_path / match["name"]).write_text(match["code"])
+            with (tmp_path / match["name"]).open("a") as file:
+                file.write(match["code"])
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"my_tasks.py", CONFIG, "my_project.py"}
     return tmp_path
@@ -47,13 +48,18 @@ def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 # 16 units, blocks of [1, 16], [16, 16] and [16] for each gate, and a readout.
 @pytest.mark.parametrize(
-    ("cell", "num_parameters"),
-    [("lstm", 4 * 288 + 17), ("my_project:my_cell", 2 * 288 + 17)],
+    ("task", "cell", "num_parameters", "pictures"),
+    [
+        ("my_tasks:Echo", "lstm", 4 * 288 + 17, {"loss"}),
+        ("my_tasks:PlottedEcho", "my_project:my_cell", 2 * 288 + 17, {"loss", "echo"}),
+    ],
 )
-def test_documented_task_is_learnt(project, cell, num_parameters):
-    done = train(project, "logging.every=100", f"model.cell={cell}")
+def test_documented_task_is_learnt(project, task, cell, num_parameters, pictures):
+    overrides = "logging.every=100", f"task.use={task}", f"model.cell={cell}"
+    done = train(project, *overrides)
     assert done.returncode == 0, done.stderr
     assert f" {num_parameters:,} parameters" in (project / "out/README.md").read_text()
+    assert {file.stem for file in (project / "out/plots").glob("*.png")} == pictures
     metrics = read_metrics(project)
     updates = [line["update"] for line in metrics["train"]]
     assert updates == [100, 200, 300]
