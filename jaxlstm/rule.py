@@ -35,7 +35,6 @@ from jaxlstm.cells.base import (
     product,
 )
 from jaxlstm.types import Array, PyTree
-from jaxlstm.varying import zeros_like
 
 
 class Edges(NamedTuple):
@@ -46,11 +45,12 @@ class Edges(NamedTuple):
     Attributes:
       h: [T, ...] factor on the way through the recurrent weights, `h W_h`.
       c: [T, ...] factor on the way of the state itself into `update`: the memory cell
-        of an LSTM, the carried part of a GRU's h.
+        of an LSTM, the carried part of a GRU's h. None: the same as h. A cell without
+        a gated form has one way only, and takes no other.
     """
 
     h: Array
-    c: Array
+    c: Array | None = None
 
 
 class Controls(NamedTuple):
@@ -264,7 +264,7 @@ def _is_zero(tangent: Any) -> bool:
 
 
 def _materialise(tangent: Any, primal: Array) -> Array:
-    return zeros_like(primal) if _is_zero(tangent) else tangent
+    return jnp.zeros_like(primal) if _is_zero(tangent) else tangent
 
 
 def _transposed_product(h: Array, w: Array, compute_dtype: Any) -> Array:

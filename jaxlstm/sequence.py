@@ -267,6 +267,7 @@ def _plain_scan(
             return cell.step(params, state, x)[0]
         weights, h = cell.gated.weights(params), cell.gated.read(state)
         if edges is not None:
+            assert edges.c is not None, "as checked"
             h, state = edge(h, edges.h), edge(state, edges.c)
         z = preactivations(weights, x, h, options.compute_dtype)
         return cell.gated.update(weights.small, state, z)
@@ -291,12 +292,12 @@ def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
 def _check_edges(cell: Cell, edges: Edges, inputs: Array) -> Edges:
     if not isinstance(edges, Edges):
         raise TypeError(f"edges: {type(edges).__name__} is not Edges(h, c)")
-    if cell.gated is None and edges.h is not edges.c:
+    h = check_time_axes("edges.h", edges.h, inputs)
+    if edges.c is None:
+        return Edges(h, h)
+    if cell.gated is None:
         raise ValueError(
-            "edges: a cell without a gated form has one edge into each step; give the "
-            "same array as h and as c"
+            "edges.c: a cell without a gated form has one edge into each step; leave it "
+            "out, and edges.h is the factor on it"
         )
-    return Edges(
-        check_time_axes("edges.h", edges.h, inputs),
-        check_time_axes("edges.c", edges.c, inputs),
-    )
+    return Edges(h, check_time_axes("edges.c", edges.c, inputs))

@@ -1,7 +1,6 @@
 """Values under `shard_map`: alike on all devices, or varying from one to another."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxlstm.types import Array, PyTree
 
@@ -28,8 +27,3 @@ def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
 def vary_together(tree: PyTree) -> PyTree:
     """Marks every leaf as varying along all axes along which some leaf varies."""
     return vary(tree, varying_axes(tree))
-
-
-def zeros_like(leaf: Array) -> Array:
-    """Returns zeros that vary as the leaf does."""
-    return vary(jnp.zeros_like(leaf), varying_axes(leaf))

@@ -431,3 +431,22 @@ def test_edge_changes_no_value(x64):
     )
     np.testing.assert_array_equal(tangent[1], [2.0, 2.0, 2.0])
     assert edge(values.astype(jnp.bfloat16), factor).dtype == jnp.bfloat16
+
+
+def test_one_edge_serves_every_way_and_every_cell(x64):
+    cell = BUILT_IN["gru"]
+    problem = make_short_problem(cell)
+    cut = make_edges(problem.mask.shape).h
+    bare = cell._replace(gated=None)
+    pairs = (cell, Edges(cut, cut)), (cell, Edges(cut)), (bare, Edges(cut))
+
+    @jit
+    def gradients(*operands):
+        runs = [make_run(one, edges=edges) for one, edges in pairs]
+        return [grad(run, *operands) for run in runs]
+
+    both, one, ungated = gradients(
+        problem.arguments, None, problem.mask, problem.resets
+    )
+    assert_close(one, both)
+    assert_close(ungated, both)

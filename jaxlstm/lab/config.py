@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pydantic
 import tomli_w
@@ -23,6 +23,7 @@ from jaxlstm.lab.options import (
 )
 from jaxlstm.lab.schema import ConfigFile, OpenSection
 from jaxlstm.lab.task import Task
+from jaxlstm.lab.wording import Reporter
 
 _BARE = re.compile(r"[A-Za-z_./~][\w./:~+-]*")
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
@@ -84,7 +85,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     overridden = apply_overrides(values, overrides)
     extend_path(Path.cwd(), path.parent, path.parent / "..")
-    reporter = _Reporter(str(path), overridden)
+    reporter = Reporter(str(path), overridden)
     try:
         sections = ConfigFile.model_validate(values)
     except pydantic.ValidationError as error:
@@ -166,7 +167,7 @@ def _parse_value(override: str, text: str) -> Any:
     return parsed["value"]
 
 
-def _resolve(path: Path, sections: ConfigFile, reporter: "_Reporter") -> Config:
+def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
     lines: list[str] = []
     train = sections.train
     if (train.num_updates is None) == (train.num_epochs is None):
@@ -207,7 +208,7 @@ def _resolve(path: Path, sections: ConfigFile, reporter: "_Reporter") -> Config:
     )
 
 
-def _make_task(sections: ConfigFile, reporter: "_Reporter") -> Task:
+def _make_task(sections: ConfigFile, reporter: Reporter) -> Task:
     use = sections.task.use
     where = reporter.where(("task", "use"))
     task_class = load_object(where, use)
@@ -222,9 +223,7 @@ def _make_task(sections: ConfigFile, reporter: "_Reporter") -> Task:
         ) from None
 
 
-def _make_cell(
-    sections: ConfigFile, reporter: "_Reporter"
-) -> tuple[Cell, dict[str, Any]]:
+def _make_cell(sections: ConfigFile, reporter: Reporter) -> tuple[Cell, dict[str, Any]]:
     model = sections.model
     where = reporter.where(("model", "cell"))
     factory = find_factory(where, model.cell, CELLS)
@@ -266,7 +265,7 @@ def _options(
     section_name: str,
     section: OpenSection,
     table: Mapping[str, Callable[..., Any]],
-    reporter: "_Reporter",
+    reporter: Reporter,
 ) -> dict[str, Any]:
     name: str = section.name  # type: ignore[attr-defined]
     where = reporter.where((section_name, "name"))
@@ -279,7 +278,7 @@ def _check_options(
     section_name: str,
     section: OpenSection,
     options: type[pydantic.BaseModel],
-    reporter: "_Reporter",
+    reporter: Reporter,
     shared: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     try:
@@ -295,117 +294,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     return value
-
-
-_MESSAGES = {
-    "int_type": "is not an integer",
-    "float_type": "is not a number",
-    "string_type": "is not a string; put it in quotes",
-    "bool_type": "is not true or false",
-    "finite_number": "is not a finite number",
-    "greater_than": "use a number greater than {gt}",
-    "greater_than_equal": "use a number of at least {ge}",
-    "less_than": "use a number less than {lt}",
-    "less_than_equal": "use a number of at most {le}",
-    "model_type": "is not a section; write [{key}] and its keys below",
-}
-
-
-class _Reporter:
-    """Words errors by file, or override, and key."""
-
-    def __init__(self, source: str, overridden: set[str]):
-        self.source = source
-        self.overridden = overridden
-
-    def where(self, loc: tuple[str, ...]) -> str:
-        key = ".".join(loc)
-        # An override may have set a whole section.
-        for depth in range(1, len(loc) + 1):
-            if ".".join(loc[:depth]) in self.overridden:
-                return f"override {key}"
-        if len(loc) == 1:
-            return f"{self.source}: {key}"
-        return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"
-
-    def line(self, loc: tuple[str, ...], value: Any, message: str) -> str:
-        return f"{self.where(loc)} = {_toml(value)}: {message}"
-
-    def lines(
-        self,
-        error: pydantic.ValidationError,
-        prefix: tuple[str, ...],
-        values: Any,
-        choices: Sequence[str] | None = None,
-    ) -> list[str]:
-        """Returns a line for each key that is wrong.
-
-        Args:
-          error: from pydantic.
-          prefix: the section that was validated.
-          values: what was validated.
-          choices: the keys of that section; by default read off the schema.
-        """
-        found: dict[tuple[str, ...], list[str]] = {}
-        shown: dict[tuple[str, ...], str] = {}
-        for item in error.errors():
-            # The location goes on into the members of a union; a key does not.
-            loc = _known(item["loc"], values, missing=item["type"] == "missing")
-            loc = (*prefix, *loc)
-            found.setdefault(loc, []).append(_message(item, loc, choices))
-            hidden = item["type"] in ("missing", "extra_forbidden", "value_error")
-            shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
-        return [
-            f"{self.where(loc)}{shown[loc]}: {' or '.join(dict.fromkeys(messages))}"
-            for loc, messages in found.items()
-        ]
-
-
-def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = choices if choices is not None else _fields(loc[:-1])
-        return f"unknown key; {suggest(loc[-1], known)}"
-    if kind == "missing":
-        if loc in (("task",), ("task", "use")):
-            return 'is missing; write [task] use = "package.module:Class"'
-        if len(loc) == 1:
-            return f"is missing; write [{loc[0]}] and its keys below"
-        return "is missing; set it"
-    if kind == "literal_error":
-        return f"use {context['expected']}"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind in _MESSAGES:
-        return _MESSAGES[kind].format(key=".".join(loc), **context)
-    return item["msg"]
-
-
-def _known(loc: tuple[Any, ...], values: Any, *, missing: bool) -> tuple[str, ...]:
-    if missing:
-        return tuple(str(part) for part in loc)
-    known = []
-    for part in loc:
-        if not isinstance(values, dict) or part not in values:
-            break
-        known.append(str(part))
-        values = values[part]
-    return tuple(known)
-
-
-def _fields(loc: tuple[str, ...]) -> list[str]:
-    model: Any = ConfigFile
-    for part in loc:
-        model = model.model_fields[part].annotation
-        model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
-    return list(model.model_fields)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{...}"
-    if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    if isinstance(value, str | bool | int | float):
-        return tomli_w.dumps({"v": value})[4:].strip()
-    return str(value)

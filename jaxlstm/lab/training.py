@@ -225,13 +225,16 @@ class Evaluator:
           params: of the model.
           source: has an end.
           batch_size: of its segments.
-          segments_per_call: how many are taken at once.
+          segments_per_call: how many are taken at once, at most.
         """
         assert source.num_segments is not None, "an evaluated split has an end"
         state = self.model.initial_state(params, (batch_size,))
         start, weight, sums = 0, 0.0, {}
+        # As even as can be, for every other size is compiled anew.
+        num_calls = -(-source.num_segments // segments_per_call)
+        size = -(-source.num_segments // num_calls)
         while start < source.num_segments:
-            count = min(segments_per_call, source.num_segments - start)
+            count = min(size, source.num_segments - start)
             block = source.segments(start, count)
             start += len(jax.tree.leaves(block)[0])
             state, block_sums, block_weight = self._compiled(params, state, block)
