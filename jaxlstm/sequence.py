@@ -297,7 +297,7 @@ def _check_edges(cell: Cell, edges: Edges, inputs: Array) -> Edges:
         return Edges(h, h)
     if cell.gated is None:
         raise ValueError(
-            "edges.c: a cell without a gated form has one edge into each step; leave it "
-            "out, and edges.h is the factor on it"
+            "edges.c: a cell without a gated form has one edge into each step, by h; "
+            "leave it out"
         )
     return Edges(h, check_time_axes("edges.c", edges.c, inputs))

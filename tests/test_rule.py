@@ -355,11 +355,12 @@ def test_edges_are_those_of_a_loop(x64, name, runs, transformations, reverse):
     cell = (BUILT_IN | TOY_CELLS)[name]
     problem = make_short_problem(cell)
     edges = make_edges(problem.inputs.shape[:2])
+    a_h, a_c = np.asarray(edges.h), np.asarray(edges.c)
     oracle = make_oracle(
         cell,
         problem,
-        lambda h, t: edge(h, edges.h[t]),
-        lambda state, t: edge(state, edges.c[t]),
+        lambda h, t: edge(h, a_h[t]),
+        lambda state, t: edge(state, a_c[t]),
         reverse=reverse,
     )
     scans = [
