@@ -87,13 +87,20 @@ class SineCosine(Task):
             jax.tree.map(lambda x, n=n: x[n], segments)
             for n in range(len(segments.inputs))
         ]
-        state = run.model.initial_state(run.params, (train.batch_size,))
+        model, params = run.model, run.params
+
+        @jax.jit
+        def predict(state: Any, window: Segment) -> tuple[Any, jax.Array]:
+            state, states = model.unroll(
+                params.recurrent, state, window.inputs, resets=window.resets
+            )
+            return state, model.readout(params, states)
+
+        state = model.initial_state(params, (train.batch_size,))
         predictions = []
         for window in windows:
-            state, states = run.model.unroll(
-                run.params.recurrent, state, window.inputs, resets=window.resets
-            )
-            predictions.append(run.model.readout(run.params, states))
+            state, prediction = predict(state, window)
+            predictions.append(prediction)
         predicted = np.concatenate(predictions)[:, 0, 0]
         seen, target = (
             np.concatenate(values)[:, 0, 0]

@@ -154,14 +154,14 @@ def test_finished_run(undisturbed, command, tmp_path):
 def test_signal_stops_and_resume_goes_on(
     undisturbed, on_segment, config, command, tmp_path
 ):
-    # At update 4, where there is neither a checkpoint nor a line: one call ends at 3,
-    # and the next at 5. The segments are asked for one call ahead.
-    on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 3 else None)
+    # At update 4, where neither a checkpoint nor a line is due. Segments are asked for
+    # one call ahead: that with number 4 while the update of number 3 is under way.
+    on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 4 else None)
     outcome = command("run", config, "train.updates_per_call=1", "--out", "stopped")
     assert outcome.code == 128 + signal.SIGTERM
     assert outcome.out.endswith("stopped; go on with: jaxlstm resume stopped\n")
     assert load_run("stopped").facts["status"] == "stopped"
-    assert int(load_run("stopped").state.num_updates) in (3, 4)
+    assert int(load_run("stopped").state.num_updates) == 4
     on_segment(None)
     assert command("resume", "stopped").code == 0
     assert_same(load_run("stopped"), undisturbed)
@@ -286,6 +286,15 @@ def test_run_without_a_checkpoint(config, command, on_segment):
         assert outcome.faults == [
             "out/checkpoints: holds no checkpoint; start the run anew"
         ]
+
+
+def test_ctrl_c_outside_of_the_loop_is_quiet(config, command, on_segment):
+    def interrupt(number):
+        raise KeyboardInterrupt
+
+    on_segment(interrupt)
+    outcome = command("run", config, "--out", "out")
+    assert (outcome.code, outcome.err) == (130, "")
 
 
 @pytest.mark.slow

@@ -1,0 +1,130 @@
+"""How errors in a config are worded: place, value, remedy, a line for each key."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pydantic
+import tomli_w
+
+from jaxlstm.lab.errors import suggest
+from jaxlstm.lab.schema import ConfigFile
+
+_MESSAGES = {
+    "int_type": "is not an integer",
+    "float_type": "is not a number",
+    "string_type": "is not a string; put it in quotes",
+    "bool_type": "is not true or false",
+    "finite_number": "is not a finite number",
+    "greater_than": "use a number greater than {gt}",
+    "greater_than_equal": "use a number of at least {ge}",
+    "less_than": "use a number less than {lt}",
+    "less_than_equal": "use a number of at most {le}",
+    "model_type": "is not a section; write [{key}] and its keys below",
+}
+
+
+class Reporter:
+    """Words errors by file, or override, and key.
+
+    Attributes:
+      source: the config file.
+      overridden: the keys that overrides have set.
+    """
+
+    def __init__(self, source: str, overridden: set[str]):
+        self.source = source
+        self.overridden = overridden
+
+    def where(self, loc: tuple[str, ...]) -> str:
+        """Returns the place of a key, by its sections and its name."""
+        key = ".".join(loc)
+        # An override may have set a whole section.
+        for depth in range(1, len(loc) + 1):
+            if ".".join(loc[:depth]) in self.overridden:
+                return f"override {key}"
+        if len(loc) == 1:
+            return f"{self.source}: {key}"
+        return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"
+
+    def line(self, loc: tuple[str, ...], value: Any, message: str) -> str:
+        """Returns what is wrong with the value of a key."""
+        return f"{self.where(loc)} = {_toml(value)}: {message}"
+
+    def lines(
+        self,
+        error: pydantic.ValidationError,
+        prefix: tuple[str, ...],
+        values: Any,
+        choices: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Returns a line for each key that is wrong.
+
+        Args:
+          error: from pydantic.
+          prefix: the section that was validated.
+          values: what was validated.
+          choices: the keys of that section; by default read off the schema.
+        """
+        found: dict[tuple[str, ...], list[str]] = {}
+        shown: dict[tuple[str, ...], str] = {}
+        for item in error.errors():
+            # The location goes on into the members of a union; a key does not.
+            loc = _known(item["loc"], values, missing=item["type"] == "missing")
+            loc = (*prefix, *loc)
+            found.setdefault(loc, []).append(_message(item, loc, choices))
+            hidden = item["type"] in ("missing", "extra_forbidden", "value_error")
+            shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
+        return [
+            f"{self.where(loc)}{shown[loc]}: {' or '.join(dict.fromkeys(messages))}"
+            for loc, messages in found.items()
+        ]
+
+
+def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = choices if choices is not None else _fields(loc[:-1])
+        return f"unknown key; {suggest(loc[-1], known)}"
+    if kind == "missing":
+        if loc in (("task",), ("task", "use")):
+            return 'is missing; write [task] use = "package.module:Class"'
+        if len(loc) == 1:
+            return f"is missing; write [{loc[0]}] and its keys below"
+        return "is missing; set it"
+    if kind == "literal_error":
+        return f"use {context['expected']}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _MESSAGES:
+        return _MESSAGES[kind].format(key=".".join(loc), **context)
+    return item["msg"]
+
+
+def _known(loc: tuple[Any, ...], values: Any, *, missing: bool) -> tuple[str, ...]:
+    if missing:
+        return tuple(str(part) for part in loc)
+    known = []
+    for part in loc:
+        if not isinstance(values, dict) or part not in values:
+            break
+        known.append(str(part))
+        values = values[part]
+    return tuple(known)
+
+
+def _fields(loc: tuple[str, ...]) -> list[str]:
+    model: Any = ConfigFile
+    for part in loc:
+        model = model.model_fields[part].annotation
+        model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
+    return list(model.model_fields)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, str | bool | int | float):
+        return tomli_w.dumps({"v": value})[4:].strip()
+    return str(value)
