@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import jaxlstm
+
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+INFO = f"jaxlstm-{PROJECT['version']}.dist-info"
 
 CELL_ALONE = """
 import importlib.metadata, re, sys
@@ -61,27 +65,30 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_versions_agree():
+    version = PROJECT["version"]
+    assert jaxlstm.__version__ == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in citation
+
+
 def test_wheel_holds_the_library_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"jaxlstm", "jaxlstm-0.1.0.dist-info"}
+    assert tops == {"jaxlstm", INFO}
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("jaxlstm/**/*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
 
 
 def test_wheel_needs_jax_alone(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        metadata = email.message_from_bytes(
-            archive.read("jaxlstm-0.1.0.dist-info/METADATA")
-        )
-        entries = archive.read("jaxlstm-0.1.0.dist-info/entry_points.txt").decode()
+        metadata = email.message_from_bytes(archive.read(f"{INFO}/METADATA"))
+        entries = archive.read(f"{INFO}/entry_points.txt").decode()
     requires = metadata.get_all("Requires-Dist", [])
     assert [line for line in requires if "extra ==" not in line] == ["jax>=0.10"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(metadata.get_all("Provides-Extra", [])) == set(
-        project["optional-dependencies"]
-    )
+    extras = set(PROJECT["optional-dependencies"])
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "jaxlstm = jaxlstm.__main__:main" in entries
 
 
