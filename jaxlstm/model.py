@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
 from jaxlstm.rule import Edges
-from jaxlstm.sequence import Derivative, Remat, unroll
+from jaxlstm.sequence import Derivative, Remat, advance, unroll
 from jaxlstm.shapes import check_choice
 from jaxlstm.types import Array, Key, PyTree
 
@@ -248,7 +248,10 @@ def make_model(
         del key
         output, states = encode(recurrent, x), []
         for params, layer_state in zip(recurrent.layers, state, strict=True):
-            layer_state, output = cell.step(params, layer_state, output)
+            layer_state = advance(
+                cell, params, layer_state, output, compute_dtype=compute_dtype
+            )
+            output = cell.output(layer_state)
             states.append(layer_state)
         return tuple(states)
 

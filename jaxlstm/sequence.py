@@ -261,26 +261,48 @@ def _plain_scan(
     controls: Controls,
     options: Options,
 ) -> tuple[Any, Any]:
-    def advance(state: Any, x: Array, edges: Edges | None) -> Any:
-        if cell.gated is None or (edges is None and options.compute_dtype is None):
-            state = state if edges is None else edge(state, edges.h)
-            return cell.step(params, state, x)[0]
-        weights, h = cell.gated.weights(params), cell.gated.read(state)
-        if edges is not None:
-            assert edges.c is not None, "as checked"
-            h, state = edge(h, edges.h), edge(state, edges.c)
-        z = preactivations(weights, x, h, options.compute_dtype)
-        return cell.gated.update(weights.small, state, z)
-
     def step(state: Any, xs: Any) -> tuple[Any, Any]:
         x, (mask, reset, edges) = xs
         state = select(reset, reset_state, state)
-        state = keep(mask, advance(state, x, edges), state)
+        new = advance(cell, params, state, x, edges, options.compute_dtype)
+        state = keep(mask, new, state)
         return state, state
 
     if options.remat_step:
         step = jax.checkpoint(step, prevent_cse=False)
     return jax.lax.scan(step, state, (inputs, controls), reverse=options.reverse)
+
+
+def advance(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    x: Array,
+    edges: Edges | None = None,
+    compute_dtype: Any = None,
+) -> Any:
+    """Makes one step as `unroll` makes it.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      state: the state left by the step before, leaves [..., H].
+      x: [..., X].
+      edges: factors on the gradient into the step, [...] each, or None.
+      compute_dtype: dtype of the factors of the products, or None.
+
+    Returns:
+      The next state.
+    """
+    if cell.gated is None or (edges is None and compute_dtype is None):
+        state = state if edges is None else edge(state, edges.h)
+        return cell.step(params, state, x)[0]
+    weights, h = cell.gated.weights(params), cell.gated.read(state)
+    if edges is not None:
+        assert edges.c is not None, "as checked"
+        h, state = edge(h, edges.h), edge(state, edges.c)
+    z = preactivations(weights, x, h, compute_dtype)
+    return cell.gated.update(weights.small, state, z)
 
 
 def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:

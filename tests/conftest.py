@@ -16,8 +16,10 @@ COMPILATION_CACHE = {
 }
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# The laboratory shards the batch over two; has no effect once a backend exists.
+# Two devices, made here: a config of the laboratory may ask for another number, which
+# has no effect once they exist.
 jax.config.update("jax_num_cpu_devices", 2)
+jax.devices()
 
 
 def pytest_configure(config: pytest.Config) -> None:

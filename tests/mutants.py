@@ -94,7 +94,9 @@ def run_tests(tests: Iterable[str], root: Path) -> tuple[int, str]:
     # What does not change with the fault is compiled once for all of them.
     cache = ROOT / ".pytest_cache"
     options = ["-x", "-q", "--no-header", "--tb=no", "-o", f"cache_dir={cache}"]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    # The path is for the processes that tests start: the package that is installed is
+    # not the copy.
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root)}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *tests],

@@ -265,3 +265,26 @@ def test_products_take_the_compute_dtype():
     # A bfloat16 keeps 8 bits; six steps of a net of four units do not add much to that.
     error = np.abs(rounded - full).max()
     assert 0 < error < 0.05
+
+
+def test_readout_is_of_the_top_layer(x64):
+    model = make_model(CELLS["gru"](), num_layers=2, dtype=jnp.float64, **SIZES)
+    params = draw_params(model)
+    state = draw_like(model.initial_state(params, (T, B)), seed=3)
+    prediction = model.readout(params, state)
+    w, b = params.readout
+    expected = np.asarray(state[1].h) @ w + b
+    assert_close(np.asarray(prediction), expected)
+
+
+def test_step_takes_the_compute_dtype():
+    model = make_model(make_lstm(), compute_dtype=jnp.bfloat16, **SIZES)
+    plain = make_model(make_lstm(), **SIZES)
+    params = model.init(jax.random.key(0))
+    x = jnp.asarray(draw(B, X), jnp.float32)
+    state = model.initial_state(params, (B,))
+    one, _ = model.unroll(params.recurrent, state, x[None])
+    assert model.step is not None and plain.step is not None
+    assert_close(model.step(params.recurrent, state, x), one, 1e-6)
+    exact = plain.step(params.recurrent, state, x)
+    assert np.abs(one[0].h - exact[0].h).max() > 1e-5

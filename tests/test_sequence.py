@@ -309,7 +309,10 @@ def test_remat_saves_memory():
         return analysis.temp_size_in_bytes
 
     sizes = [temporaries(remat) for remat in ("none", "step", "sqrt")]
-    assert sizes == sorted(set(sizes), reverse=True)
+    none, step, sqrt = sizes
+    assert sqrt < step < none
+    # A sixteenth of the states, and z within one chunk of sixteen steps.
+    assert sqrt < none / 5
 
 
 def test_bfloat16_products_stay_near_float32():

@@ -1,12 +1,12 @@
 """An experiment: the parts that a config names, put together."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.estimators import ESTIMATORS, GradientEstimator
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
@@ -123,13 +123,18 @@ def _source(config: Config, split: str) -> Source:
     )
 
 
-def _estimator(config: Config, model: Model) -> Any:
+def _estimator(config: Config, model: Model) -> GradientEstimator:
     name = config.sections.estimator.name
     factory = find_factory("[estimator] name", name, ESTIMATORS)
     try:
-        return factory(model, config.task.loss, **config.estimator_options)
+        estimator = factory(model, config.task.loss, **config.estimator_options)
     except ValueError as error:
         raise UserError(f'[estimator] name = "{name}": {error}') from None
+    if not isinstance(estimator, GradientEstimator):
+        raise UserError(
+            f'[estimator] name = "{name}": does not make a GradientEstimator'
+        )
+    return estimator
 
 
 def _optimizer(config: Config, num_updates: int) -> optax.GradientTransformation:
