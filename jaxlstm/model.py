@@ -9,7 +9,7 @@ from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
 from jaxlstm.rule import Edges
 from jaxlstm.sequence import Derivative, Remat, advance, unroll
-from jaxlstm.shapes import check_choice
+from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
 
 InputKind = Literal["float", "one_hot", "embedding"]
@@ -193,7 +193,7 @@ def make_model(
     }
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(f"{name}: {size} is not positive")
+            raise OptionError(f"{name}: {size} is not positive")
     _check_embedding(
         inputs, embedding_size, tied, (input_size, output_size, hidden_size)
     )
@@ -311,19 +311,19 @@ def _check_embedding(
 ) -> None:
     input_size, output_size, hidden_size = sizes
     if inputs != "embedding" and embedding_size is not None:
-        raise ValueError(
+        raise OptionError(
             f'embedding_size: inputs are "{inputs}", which has no embedding; '
             'leave it out, or set inputs = "embedding"'
         )
     if not tied:
         return
     if inputs != "embedding":
-        raise ValueError(
+        raise OptionError(
             f'tied: inputs are "{inputs}", with no embedding to tie the readout to; '
             'set inputs = "embedding"'
         )
     if input_size != output_size or embedding_size not in (None, hidden_size):
-        raise ValueError(
+        raise OptionError(
             f"tied: the embedding [X, E] is {(input_size, embedding_size)} and the "
             f"readout [H, Y] is {(hidden_size, output_size)}; tying needs X = Y, E = H"
         )

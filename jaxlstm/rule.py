@@ -40,7 +40,8 @@ from jaxlstm.types import Array, PyTree
 class Edges(NamedTuple):
     """Factors on the gradient that enters each step from the step before.
 
-    Values stay as they are. At 1 the gradient passes, at 0 it is cut.
+    Values stay as they are. At 1 the gradient passes, at 0 it is cut. A masked step has
+    no edge: the state, and its gradient, are carried over it.
 
     Attributes:
       h: [T, ...] factor on the way through the recurrent weights, `h W_h`.
@@ -89,10 +90,22 @@ edge_p = Primitive("edge")
 edge_p.def_impl(lambda x, factor: x)
 edge_p.def_abstract_eval(lambda x, factor: x)
 ad.defjvp(edge_p, lambda dx, x, factor: dx * factor, None)
-batching.defbroadcasting(edge_p)
 mlir.register_lowering(
     edge_p, mlir.lower_fun(lambda x, factor: x, multiple_results=False)
 )
+
+
+def _edge_batched(operands: Any, axes: Any) -> tuple[Array, int]:
+    pairs = list(zip(operands, axes, strict=True))
+    size = next(x.shape[n] for x, n in pairs if n is not None)
+    x, factor = (
+        jnp.broadcast_to(x, (size, *x.shape)) if n is None else jnp.moveaxis(x, n, 0)
+        for x, n in pairs
+    )
+    return edge_p.bind(x, factor), 0
+
+
+batching.primitive_batchers[edge_p] = _edge_batched
 
 
 def edge(state: PyTree, factor: Array) -> PyTree:

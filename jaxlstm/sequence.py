@@ -22,6 +22,7 @@ from jaxlstm.rule import (
 from jaxlstm.shapes import (
     broadcast_state,
     check_choice,
+    check_floating,
     check_inputs,
     check_lengths,
     check_state,
@@ -86,8 +87,8 @@ def unroll(
 
     Raises:
       ValueError: shapes do not fit together, or an option is unknown.
-      TypeError: `lengths` are not integers, or the state's dtype is not that of the
-        parameters.
+      TypeError: `lengths` are not integers, the state's dtype is not that of the
+        parameters, or the rule is given a state of integers.
 
     References:
       Remat "sqrt": Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016;
@@ -110,10 +111,12 @@ def unroll(
         reset_state = start
     else:
         reset_state = broadcast_state("reset_state", reset_state, start, inputs)
+    if mask is not None:
+        mask = check_time_axes("mask", mask, inputs)
     if lengths is not None:
         mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
     controls = Controls(
-        mask if mask is None else check_time_axes("mask", mask, inputs),
+        mask,
         resets if resets is None else check_time_axes("resets", resets, inputs),
         edges if edges is None else _check_edges(cell, edges, inputs),
     )
@@ -128,6 +131,8 @@ def unroll(
         (params, state, reset_state, inputs, controls)
     )
     run = _rule_scan if derivative == "rule" and cell.gated else _plain_scan
+    if run is _rule_scan:
+        check_floating("state", start)
     options = Options(reverse, "step" in remat, compute_dtype)
 
     def scan(state: Any, xs: Any) -> tuple[Any, Any]:

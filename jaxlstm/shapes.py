@@ -10,11 +10,15 @@ from jax.core import Tracer
 from jaxlstm.types import Array
 
 
+class OptionError(ValueError):
+    """An option has a value that it cannot have, alone or beside another."""
+
+
 def check_choice(name: str, value: Any, literal: Any) -> None:
-    """Raises ValueError unless the value is one of a Literal's."""
+    """Raises OptionError unless the value is one of a Literal's."""
     if value not in get_args(literal):
         choices = ", ".join(repr(choice) for choice in get_args(literal))
-        raise ValueError(f"{name}: {value!r} is unknown; use one of {choices}")
+        raise OptionError(f"{name}: {value!r} is unknown; use one of {choices}")
 
 
 def check_inputs(inputs: Array, w_x: Array) -> None:
@@ -24,6 +28,28 @@ def check_inputs(inputs: Array, w_x: Array) -> None:
         raise ValueError(
             f"inputs: shape {inputs.shape} does not fit [T, ..., X]; the input weights "
             f"[X, K] have shape {(size, columns)}, so X = {size}"
+        )
+
+
+def check_gates(params: Any, count: int) -> None:
+    """Raises ValueError unless w_x, w_h and b are those of `count` gates.
+
+    Args:
+      params: has w_x [X, count H], w_h [H, count H] and b [count H].
+      count: how many gates stand side by side.
+    """
+    axes = f"{'' if count == 1 else count}H"
+    size = jnp.shape(params.w_h)[0] if jnp.ndim(params.w_h) else 0
+    by = f"H = {size} by params.w_h [H, {axes}] of shape {jnp.shape(params.w_h)}"
+    for name, letters in (("w_h", f"[H, {axes}]"), ("w_x", f"[X, {axes}]")):
+        shape = jnp.shape(getattr(params, name))
+        if len(shape) != 2 or shape[1] != count * size:
+            raise ValueError(
+                f"params.{name}: shape {shape} does not fit {letters}; {by}"
+            )
+    if jnp.shape(params.b) != (count * size,):
+        raise ValueError(
+            f"params.b: shape {jnp.shape(params.b)} does not fit [{axes}]; {by}"
         )
 
 
@@ -62,6 +88,17 @@ def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
             raise TypeError(
                 f"{where}: dtype {jnp.result_type(leaf)} is not {want.dtype}, that of "
                 "the parameters; convert one of them"
+            )
+
+
+def check_floating(name: str, state: Any) -> None:
+    """Raises TypeError unless all leaves of a state are floating-point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)}: dtype {jnp.result_type(leaf)}; "
+                "the derivative rule takes floating-point states alone; use "
+                'derivative="autodiff"'
             )
 
 

@@ -451,3 +451,62 @@ def test_one_edge_serves_every_way_and_every_cell(x64):
     )
     assert_close(one, both)
     assert_close(ungated, both)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, None), (1, 0)])
+def test_edge_under_vmap(x64, axes):
+    one_x, one_factor = np.arange(8.0).reshape(2, 4), np.array([0.5, 2.0])
+    xs = np.stack([one_x, one_x + 1, one_x - 2])
+    factors = np.stack([one_factor, 0 * one_factor, 3 * one_factor])
+    if axes[0] is None:
+        x, xs = one_x, np.stack([one_x] * 3)
+    else:
+        x = np.moveaxis(xs, 0, axes[0])
+    if axes[1] is None:
+        factor, factors = one_factor, np.stack([one_factor] * 3)
+    else:
+        factor = factors
+
+    def gradient(x, factor):
+        return jax.grad(lambda x: jnp.sum(edge(x, factor) ** 2))(x)
+
+    mapped = jax.vmap(gradient, axes)(x, factor)
+    assert_close(mapped, jnp.asarray(2 * xs * factors[:, :, None]))
+
+
+def test_every_pattern_of_cuts_at_once(x64):
+    cell = BUILT_IN["lstm"]
+    problem = make_short_problem(cell)
+    steps = len(problem.mask)
+    patterns = np.stack(np.meshgrid(*[[0.0, 1.0]] * 3)).reshape(3, -1).T
+    patterns = np.pad(patterns, [(0, 0), (steps - 3, 0)], constant_values=1.0)
+
+    def gradient(cut, derivative):
+        run = make_run(cell, edges=Edges(cut), derivative=derivative)
+        return grad(run, problem.arguments, None, problem.mask, problem.resets)
+
+    @jit
+    def both(patterns):
+        run = {d: functools.partial(gradient, derivative=d) for d in RULES}
+        at_once = [jax.vmap(run[d])(patterns) for d in RULES]
+        return at_once, jax.lax.map(run["rule"], patterns)
+
+    (rule, plain), alone = both(patterns)
+    assert_close(rule, alone)
+    assert_close(plain, alone)
+
+
+RULES = "rule", "autodiff"
+
+
+def test_state_of_integers_is_refused_by_the_rule():
+    cell = BUILT_IN["rnn"]
+    params = cell.init(jax.random.key(0), 3, 4)
+
+    def start(params, batch_shape):
+        state = cell.initial_state(params, batch_shape)
+        return state._replace(h=state.h.astype(jnp.int32))
+
+    counting = cell._replace(initial_state=start)
+    with pytest.raises(TypeError, match=r"^state.h: dtype int32; .*autodiff"):
+        unroll(counting, params, jnp.ones((5, 2, 3)))

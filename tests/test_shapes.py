@@ -131,3 +131,22 @@ def test_input_of_one_step_of_every_cell(name):
     params = cell.init(jax.random.key(0), X, H)
     with pytest.raises(ValueError, match=r"^x: shape \(2, 4\) does not fit"):
         cell.step(params, cell.initial_state(params, (B,)), np.ones((B, X + 1)))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("field", ["w_x", "w_h", "b"])
+def test_weights_of_another_shape(name, field):
+    cell = CELLS[name]()
+    params = cell.init(jax.random.key(0), X, H)
+    wrong = params._replace(**{field: getattr(params, field)[..., :-1]})
+    message = rf"^params.{field}: shape \(.*\) does not fit \[.*H\]; H = {H} by"
+    with pytest.raises(ValueError, match=message):
+        unroll(cell, wrong, INPUTS)
+    with pytest.raises(ValueError, match=message):
+        cell.step(wrong, cell.initial_state(params, (B,)), INPUTS[0])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (T, 1), (1, B), (B, T)])
+def test_mask_is_checked_beside_lengths(shape):
+    lengths = np.full(B, T)
+    refuse(ValueError, "mask:", mask=np.zeros(shape), lengths=lengths)

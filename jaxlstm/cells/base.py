@@ -28,7 +28,8 @@ class GatedWeights(NamedTuple):
     Attributes:
       w_x: [X, K_x] input weights.
       w_h: [R, K_h] recurrent weights, or None.
-      b: [K] bias; None means no bias, and K = max(K_x, K_h).
+      b: [K] bias. None means no bias, and that each product there is has K columns; a
+        cell that keeps them apart and has no bias gives zeros.
       small: parameters that only `update` reads (peepholes, scales of a
         normalisation), or None. Their gradients are taken step by step, so they
         should be small.

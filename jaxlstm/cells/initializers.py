@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key
 
 # (key, shape, hidden_size, dtype) -> Array
@@ -81,7 +82,7 @@ def find_initializer(initializer: str | Initializer) -> Initializer:
     if isinstance(initializer, Initializer):
         return initializer
     if initializer not in INITIALIZERS:
-        raise ValueError(
+        raise OptionError(
             f"initializer: {initializer!r} is unknown; use one of "
             f"{', '.join(INITIALIZERS)}"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlstm.cells.base import Cell, Gated, GatedWeights, preactivations, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
-from jaxlstm.shapes import check_step_input
+from jaxlstm.shapes import check_gates, check_step_input
 from jaxlstm.types import Array, Key
 
 
@@ -104,6 +104,7 @@ def _update(small: None, state: LSTMState, z: Array) -> LSTMState:
 
 
 def _weights(params: LSTMParams) -> GatedWeights:
+    check_gates(params, 4)
     return GatedWeights(params.w_x, params.w_h, params.b)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxlstm.cells.base import Cell, Gated, GatedWeights, gated_step, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
+from jaxlstm.shapes import OptionError, check_gates
 from jaxlstm.types import Array, Key
 
 
@@ -66,6 +67,7 @@ def zero_rnn_state(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNS
 
 
 def _weights(params: RNNParams) -> GatedWeights:
+    check_gates(params, 1)
     return GatedWeights(params.w_x, params.w_h, params.b)
 
 
@@ -124,7 +126,7 @@ def make_leaky_rnn(
       Leaky-Integrator Neurons, Neural Networks 20(3), 2007.
     """
     if not 0 < leak <= 1:
-        raise ValueError(f"leak: {leak} is not in (0, 1]")
+        raise OptionError(f"leak: {leak} is not in (0, 1]")
     gated = Gated(_weights, read_h, functools.partial(_leaky_update, leak=leak))
     init = functools.partial(init_rnn, initializer=find_initializer(initializer))
     return Cell(init, zero_rnn_state, gated_step(gated), gated)

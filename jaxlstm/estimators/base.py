@@ -114,7 +114,8 @@ class GradientEstimator(NamedTuple):
 def score(loss_fn: LossFn, predictions: Any, segment: Segment) -> tuple[Array, Array]:
     """Returns the loss of each step and its weight, [T, B] each.
 
-    Targets of weight 0 may be anything, NaN included.
+    Targets of weight 0 may be anything, NaN included: they are put to 0, where the loss
+    has to have a finite gradient.
 
     Args:
       loss_fn: `(prediction, target) -> loss of each example`.
@@ -138,4 +139,5 @@ def score(loss_fn: LossFn, predictions: Any, segment: Segment) -> tuple[Array, A
     )
     losses = loss_fn(predictions, targets)
     weights = jnp.broadcast_to(like(weights, losses), losses.shape)
+    losses = keep(weights, losses, jnp.zeros_like(losses))
     return losses, weights.astype(losses.dtype)

@@ -49,7 +49,9 @@ def backward(
     Returns:
       The estimator; its state is a `BackwardState`.
     """
-    inner: Remat = "step" if "step" in remat else "none"
+    # Only named where it is asked for: a model of one's own need not know it.
+    inner: dict[str, Any] = {"remat": "step"} if "step" in remat else {}
+    fold = jnp.vectorize(jax.random.fold_in)
 
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> BackwardState:
         return BackwardState(
@@ -67,17 +69,16 @@ def backward(
             segment.inputs,
             mask=segment.mask,
             resets=segment.resets,
-            key=keys,
-            remat=inner,
+            key=fold(keys, 0),
+            **inner,
         )
-        predictions = model.readout(params, states, key=keys)
+        predictions = model.readout(params, states, key=fold(keys, 1))
         losses, weights = score(loss_fn, predictions, segment)
         return hidden, (jnp.sum(weights * losses), jnp.sum(weights))
 
     def estimate(
         params: PyTree, state: BackwardState, segment: Segment
     ) -> tuple[Estimate, BackwardState]:
-        fold = jnp.vectorize(jax.random.fold_in)
         keys = fold(state.keys, state.num_segments)
         fresh = state.num_segments == 0
 

@@ -45,7 +45,9 @@ class Checkpoints:
         """
         step = self.latest
         if step is None:
-            raise UserError(f"{self.folder}: holds no checkpoint; start the run anew")
+            raise UserError(
+                f"{self.folder}: holds no checkpoint; `jaxlstm resume` begins anew"
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         try:
             args = ocp.args.StandardRestore(abstract)

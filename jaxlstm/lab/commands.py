@@ -28,7 +28,7 @@ app = App(
     help="Trains recurrent nets from config files.",
     help_format="plaintext",
 )
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 @app.command
@@ -68,7 +68,10 @@ def resume(run: Path, /) -> None:
     """
     loaded = load_run(run)
     if loaded.facts["status"] == "finished":
-        console.print(f"{run}: is finished; `jaxlstm eval {run}` shows its figures")
+        console.print(
+            f"{run}: is finished; `jaxlstm eval {run}` shows its figures",
+            soft_wrap=True,
+        )
         return
     _train(loaded, resume=True)
 
@@ -123,7 +126,8 @@ def plot(
     """
     loaded = [load_run(path) for path in (run, *runs)]
     if runs:
-        console.print(str(draw_comparison(loaded, out or Path("comparison.png"))))
+        file = draw_comparison(loaded, out or Path("comparison.png"))
+        console.print(str(file), soft_wrap=True)
         return
     if out is not None:
         raise UserError(f"--out: one run's pictures go to {run / PLOTS}; leave it out")
@@ -163,15 +167,17 @@ def _train(run: Run, *, resume: bool) -> None:
     session, began = Session(run, console), time.perf_counter()
     try:
         results = session.train(resume=resume)
+        seconds = time.perf_counter() - began
+        session.finish(results, seconds)
     except Interrupted as interrupted:
-        run.note(status="stopped")
+        before = run.facts.get("seconds", 0.0)
+        seconds = time.perf_counter() - began
+        run.note(status="stopped", seconds=round(before + seconds, 1))
         console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
         sys.exit(128 + interrupted.signal)
     except BaseException:
         run.note(status="failed")
         raise
-    seconds = time.perf_counter() - began
-    session.finish(results, seconds)
     rows = {
         "updates": f"{run.experiment.num_updates:,} in {seconds:.1f} s",
         "run": str(run.path),

@@ -24,6 +24,7 @@ from jaxlstm.lab.options import (
 from jaxlstm.lab.schema import ConfigFile, OpenSection
 from jaxlstm.lab.task import Task
 from jaxlstm.lab.wording import Reporter
+from jaxlstm.shapes import OptionError
 
 _BARE = re.compile(r"[A-Za-z_./~][\w./:~+-]*")
 _KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
@@ -67,13 +68,23 @@ class Config:
         return tomli_w.dumps(self.resolved())
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def import_path(path: Path) -> list[Path]:
+    """Returns the folders in which the modules that a config names are looked for."""
+    return [Path.cwd(), path.parent, path.parent / ".."]
+
+
+def load_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    folders: Sequence[Path] | None = None,
+) -> Config:
     """Reads a config file.
 
     Args:
       path: of the file.
       overrides: `section.key=value`, the value written as in TOML; a bare word is a
         string.
+      folders: where modules are looked for; by default `import_path`.
 
     Raises:
       UserError: one line for each thing that is wrong.
@@ -84,7 +95,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     overridden = apply_overrides(values, overrides)
-    extend_path(Path.cwd(), path.parent, path.parent / "..")
+    extend_path(*(import_path(path) if folders is None else folders))
     reporter = Reporter(str(path), overridden)
     try:
         sections = ConfigFile.model_validate(values)
@@ -141,7 +152,7 @@ def _read(path: Path) -> str:
             f"{path}: is a folder; name a config file, such as {path}/*.toml"
         )
     try:
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; configs end in .toml") from None
     except UnicodeDecodeError as error:
@@ -250,7 +261,7 @@ def _make_cell(sections: ConfigFile, reporter: Reporter) -> tuple[Cell, dict[str
     )
     try:
         cell = factory(**given)
-    except ValueError as error:
+    except OptionError as error:
         raise UserError(f"{reporter.where(('model',))}.{error}") from None
     if not isinstance(cell, Cell):
         raise UserError(f'{where} = "{model.cell}": does not make a Cell')

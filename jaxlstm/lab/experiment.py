@@ -15,6 +15,7 @@ from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.task import Source, Task
 from jaxlstm.lab.training import Evaluator, Trainer
 from jaxlstm.model import Model, make_model
+from jaxlstm.shapes import OptionError
 
 
 class Experiment(NamedTuple):
@@ -74,7 +75,7 @@ def build_model(config: Config) -> Model:
             compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
             dtype=jnp.dtype(section.dtype),
         )
-    except ValueError as error:
+    except OptionError as error:
         raise UserError(f"[model] {error}") from None
 
 
@@ -128,7 +129,7 @@ def _estimator(config: Config, model: Model) -> GradientEstimator:
     factory = find_factory("[estimator] name", name, ESTIMATORS)
     try:
         estimator = factory(model, config.task.loss, **config.estimator_options)
-    except ValueError as error:
+    except OptionError as error:
         raise UserError(f'[estimator] name = "{name}": {error}') from None
     if not isinstance(estimator, GradientEstimator):
         raise UserError(

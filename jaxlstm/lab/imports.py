@@ -12,8 +12,9 @@ def extend_path(*folders: Path) -> None:
     """Lets modules be imported from these folders, the first one first."""
     for folder in reversed(folders):
         name = str(folder.resolve())
-        if name not in sys.path:
-            sys.path.insert(0, name)
+        if name in sys.path:
+            sys.path.remove(name)
+        sys.path.insert(0, name)
 
 
 def load_object(where: str, path: str) -> Any:

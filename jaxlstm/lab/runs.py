@@ -15,10 +15,9 @@ import jax.numpy as jnp
 
 import jaxlstm
 from jaxlstm.lab.checkpoints import Checkpoints
-from jaxlstm.lab.config import Config, load_config
+from jaxlstm.lab.config import Config, import_path, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment, build
-from jaxlstm.lab.imports import extend_path
 from jaxlstm.lab.metrics import read_metrics
 from jaxlstm.lab.task import Task
 from jaxlstm.lab.training import TrainState
@@ -59,8 +58,8 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """The resolved config."""
-        extend_path(*[Path(folder) for folder in self.facts["import_path"]])
-        return load_config(self.path / CONFIG)
+        folders = [Path(folder) for folder in self.facts["import_path"]]
+        return load_config(self.path / CONFIG, folders=folders)
 
     @functools.cached_property
     def experiment(self) -> Experiment:
@@ -81,9 +80,10 @@ class Run:
     def state(self) -> TrainState:
         """The training state of the latest checkpoint."""
         checkpoints = Checkpoints(self.path / CHECKPOINTS)
-        state = checkpoints.restore(self.template)
-        checkpoints.close()
-        return state
+        try:
+            return checkpoints.restore(self.template)
+        finally:
+            checkpoints.close()
 
     @property
     def template(self) -> TrainState:
@@ -133,7 +133,9 @@ def choose_folder(config: Config, out: Path | None) -> Path:
         folder, number = Path("runs") / name, 2
         while folder.exists():
             folder, number = Path("runs") / f"{name}-{number}", number + 1
+        _check_path(folder)
         return folder
+    _check_path(out)
     if (out / FACTS).exists() or (out / CONFIG).exists():
         raise UserError(
             f"--out {out}: holds another run; go on with `jaxlstm resume {out}`, or "
@@ -142,6 +144,17 @@ def choose_folder(config: Config, out: Path | None) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is not an empty folder; name another one")
     return out
+
+
+def _check_path(folder: Path) -> None:
+    # Orbax takes the path of a checkpoint for a pattern, and then finds none.
+    signs = sorted(set("[]*?") & set(str(folder.resolve())))
+    if signs:
+        raise UserError(
+            f"--out {folder}: its whole path, {folder.resolve()}, holds "
+            f"{' '.join(signs)}, with which checkpoints cannot be read back; name "
+            "another folder"
+        )
 
 
 def create_run(folder: Path, experiment: Experiment) -> Run:
@@ -157,7 +170,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
         "config": config.name,
         "seed": config.sections.seed,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "import_path": [str(Path.cwd()), str(config.folder), str(config.folder.parent)],
+        "import_path": [str(p.resolve()) for p in import_path(config.folder / CONFIG)],
         **fingerprint(experiment),
     }
     try:

@@ -66,7 +66,8 @@ class Session:
         sections = run.config.sections
         checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=sections.checkpoint.keep)
         state = run.template
-        if resume:
+        # Without a checkpoint a run goes on from its beginning.
+        if resume and checkpoints.latest is not None:
             state = checkpoints.restore(state)
         done = int(state.num_updates)
         if resume:
@@ -84,7 +85,7 @@ class Session:
                 Meter(self.console, done, experiment.num_updates) as meter,
             ):
                 state = self._updates(state, checkpoints, meter, request)
-            results = self._evaluate_all(state)
+                results = self._evaluate_all(state, request)
         finally:
             for writer in self._writers:
                 writer.close()
@@ -94,8 +95,10 @@ class Session:
     def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
         """Draws the pictures, writes the README and notes that the run is finished."""
         files = draw_run(self.run)
-        self.run.note(status="finished", seconds=round(seconds, 1))
+        before = self.run.facts.get("seconds", 0.0)
+        self.run.note(seconds=round(before + seconds, 1))
         write_readme(self.run, results, files)
+        self.run.note(status="finished")
 
     def _updates(
         self,
@@ -107,7 +110,12 @@ class Session:
         experiment, done = self.run.experiment, int(state.num_updates)
         if done >= experiment.num_updates:
             return state
-        updates_per_call = self.run.config.sections.train.updates_per_call
+        # Blocks are filled up to this size: none larger than what is asked for at once.
+        updates_per_call = min(
+            self.run.config.sections.train.updates_per_call,
+            experiment.num_updates,
+            *[every for every in self._every.values() if every],
+        )
         steps = fit(
             experiment.trainer, state, experiment.source, self._stop, updates_per_call
         )
@@ -123,12 +131,14 @@ class Session:
                 self._log(done, meter)
             if self._due("eval", done) and not last:
                 self._evaluate("validation", state, done, meter)
-            if save or request.signal is not None:
-                checkpoints.save(state)
-            if not last and request.signal is not None:
+            if request.signal is not None:
                 # What the next line averages over, so that a resume writes the same.
+                # Written first: beside another checkpoint it means nothing.
                 metrics = [[float(x) for x in row] for row in self._window]
                 self.run.note(pending={"update": done, "metrics": metrics})
+            if save or request.signal is not None:
+                checkpoints.save(state)
+            if request.signal is not None:
                 raise Interrupted(request.signal)
         return state
 
@@ -181,11 +191,15 @@ class Session:
             state.params, experiment.split(split), experiment.batch_size
         )
 
-    def _evaluate_all(self, state: TrainState) -> dict[str, dict[str, float]]:
+    def _evaluate_all(
+        self, state: TrainState, request: StopRequest
+    ) -> dict[str, dict[str, float]]:
         results = {}
         for split in self.run.task.splits:
             results[split] = self._measure(split, state)
             self._write(int(state.num_updates), split, results[split])
+            if request.signal is not None:
+                raise Interrupted(request.signal)
         return results
 
 

@@ -90,7 +90,7 @@ class Task(pydantic.BaseModel):
         return {}
 
     def derive(self, averages: dict[str, float]) -> dict[str, float]:
-        """Returns metrics made of the averages of the loss and the scores."""
+        """Returns metrics made of averages: of "loss", and in evaluation the scores."""
         del averages
         return {}
 

@@ -185,12 +185,23 @@ def fit(
         yield state, jax.tree.map(lambda x, n=count: np.asarray(x)[:n], metrics)
 
 
+def _take(source: Source, start: int, count: int) -> Segment:
+    """Returns segments of a source, at least one."""
+    segments = source.segments(start, count)
+    if len(jax.tree.leaves(segments)[0]) < 1:
+        raise UserError(
+            f"the task's source gave no segment where {count} from number {start} on "
+            "were asked for; it has to give at least one"
+        )
+    return segments
+
+
 def _next_block(
     source: Source, start: int, stop: int, capacity: int
 ) -> tuple[Segment, int] | None:
     if stop <= start:
         return None
-    segments = source.segments(start, min(capacity, stop - start))
+    segments = _take(source, start, min(capacity, stop - start))
     count = len(jax.tree.leaves(segments)[0])
     missing = capacity - count
 
@@ -227,7 +238,11 @@ class Evaluator:
           batch_size: of its segments.
           segments_per_call: how many are taken at once, at most.
         """
-        assert source.num_segments is not None, "an evaluated split has an end"
+        if not source.num_segments:
+            raise UserError(
+                f"the task's source has num_segments = {source.num_segments}; a split "
+                "that is evaluated has an end, and at least one segment"
+            )
         state = self.model.initial_state(params, (batch_size,))
         start, weight, sums = 0, 0.0, {}
         # As even as can be, for every other size is compiled anew.
@@ -235,7 +250,7 @@ class Evaluator:
         size = -(-source.num_segments // num_calls)
         while start < source.num_segments:
             count = min(size, source.num_segments - start)
-            block = source.segments(start, count)
+            block = _take(source, start, count)
             start += len(jax.tree.leaves(block)[0])
             state, block_sums, block_weight = self._compiled(params, state, block)
             weight += float(block_weight)
@@ -265,10 +280,13 @@ class Evaluator:
             )
             predictions = self.model.readout(params, states)
             losses, weights = score(self.task.loss, predictions, segment)
-            means = {
-                "loss": losses,
-                **self.task.scores(predictions, segment.targets),
-            }
+            scores = self.task.scores(predictions, segment.targets)
+            if "loss" in scores:
+                raise UserError(
+                    "the task's scores hold one named loss, which is that of `loss`; "
+                    "give it another name"
+                )
+            means = {"loss": losses, **scores}
             # Targets of weight 0 may be anything, NaN included.
             sums = {
                 name: jnp.sum(jnp.where(weights != 0, weights * x, 0))

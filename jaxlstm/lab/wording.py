@@ -42,6 +42,9 @@ class Reporter:
         for depth in range(1, len(loc) + 1):
             if ".".join(loc[:depth]) in self.overridden:
                 return f"override {key}"
+        # Or a key of a section that only overrides have.
+        if len(loc) == 1 and any(k.startswith(f"{key}.") for k in self.overridden):
+            return f"override {key}"
         if len(loc) == 1:
             return f"{self.source}: {key}"
         return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"

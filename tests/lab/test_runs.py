@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import chex
 import jax
@@ -281,11 +282,12 @@ def test_run_without_a_checkpoint(config, command, on_segment):
     on_segment(fail)
     outcome = command("run", config, "--out", "out")
     assert outcome.faults == ["the data are gone; fetch them anew"]
-    for name in ("resume", "eval"):
-        outcome = command(name, "out")
-        assert outcome.faults == [
-            "out/checkpoints: holds no checkpoint; start the run anew"
-        ]
+    outcome = command("eval", "out")
+    assert outcome.faults == [
+        "out/checkpoints: holds no checkpoint; `jaxlstm resume` begins anew"
+    ]
+    outcome = command("resume", "out")
+    assert outcome.faults == ["the data are gone; fetch them anew"]
 
 
 def test_ctrl_c_outside_of_the_loop_is_quiet(config, command, on_segment):
@@ -320,3 +322,22 @@ def test_ctrl_c_in_a_process_of_its_own(config, tmp_path):
     run = load_run("out")
     assert run.facts["status"] == "stopped"
     assert 0 < int(run.state.num_updates) < 1_000_000
+
+
+def test_path_that_cannot_be_read_back_is_refused(config, command):
+    outcome = command("run", config, "--out", "lr[0.1]")
+    (fault,) = outcome.faults
+    assert outcome.code == 2
+    assert fault.startswith("--out lr[0.1]: ") and "name another folder" in fault
+
+
+def test_run_is_read_by_the_modules_it_was_made_with(config, command, monkeypatch):
+    assert command("run", config, "--out", "out").code == 0
+    other = config.parent / "other" / "tests" / "lab"
+    other.mkdir(parents=True)
+    (other / "tiny.py").write_text("raise RuntimeError('the wrong module')\n")
+    monkeypatch.chdir(config.parent / "other")
+    folders = [Path(name) for name in load_run("../out").facts["import_path"]]
+    assert load_run("../out").config.sections.task.use
+    folders = list(dict.fromkeys(folders))
+    assert [Path(name) for name in sys.path[: len(folders)]] == folders
