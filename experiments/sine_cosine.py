@@ -55,8 +55,8 @@ class SineCosine(Task):
         """One value in, one out."""
         return ModelParts(input_size=1, output_size=1)
 
-    def source(
-        self, split: str, *, batch_size: int, segment_length: int, seed: int
+    def split(
+        self, name: str, *, batch_size: int, segment_length: int, seed: int
     ) -> Source:
         """Returns windows of waves; those of training have no end."""
         scored = segment_length
@@ -70,9 +70,9 @@ class SineCosine(Task):
         make = self._carried if self.windows == "carried" else self._independent
 
         def segments(start: int, count: int) -> Segment:
-            return make(split, start, count, batch_size, segment_length, seed)
+            return make(name, start, count, batch_size, segment_length, seed)
 
-        return Source(segments, None if split == "train" else EVALUATED_SEGMENTS)
+        return Source(segments, None if name == "train" else EVALUATED_SEGMENTS)
 
     def loss(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Squared error."""

@@ -20,7 +20,7 @@ def prepare(size: Size, *, fused: bool = False) -> Prepared:
     """
     torch.set_num_threads(1)
     config = read_config(size)
-    source = config.task.source(
+    source = config.task.split(
         "train", batch_size=size["B"], segment_length=size["T"], seed=0
     )
     weights, readout_weights = draw_net(size, config.task.parts().output_size)

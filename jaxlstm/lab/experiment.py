@@ -116,7 +116,7 @@ def _source(config: Config, split: str) -> Source:
             f"split {split!r}: the task has train, {', '.join(task.splits)}"
         )
     train = config.sections.train
-    return task.source(
+    return task.split(
         split,
         batch_size=train.batch_size,
         segment_length=train.segment_length,

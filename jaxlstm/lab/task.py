@@ -1,8 +1,8 @@
 """The task protocol: what an experiment has to say about itself."""
 
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pydantic
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxlstm.lab.runs import Run
+    from jaxlstm.lab.vocabulary import Vocabulary
 
 
 class ModelParts(NamedTuple):
@@ -45,35 +46,51 @@ class Source(NamedTuple):
     num_segments: int | None = None
 
 
+class Reference(NamedTuple):
+    """A published figure, drawn as a line into the loss curves.
+
+    Attributes:
+      label: whose it is.
+      loss: the figure, in units of the loss.
+      update: where it was reached, if that was said.
+    """
+
+    label: str
+    loss: float
+    update: int | None = None
+
+
 class Task(pydantic.BaseModel):
     """A task: its data, its loss and its pictures.
 
     A subclass is a pydantic model. Its fields are the keys of the config's [task]
     section beside `use`, which names the class by its import path. Bad values are
     refused with a `jaxlstm.lab.UserError`, whose text is what the user reads.
-
-    Attributes:
-      splits: what `source` knows beside "train". The "validation" split is evaluated
-        along the way, and all of them at the end.
     """
 
     model_config = pydantic.ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False
     )
 
-    splits: ClassVar[tuple[str, ...]] = ("validation", "test")
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """What `split` knows beside "train".
+
+        The "validation" split is evaluated along the way, and all of them at the end.
+        """
+        return "validation", "test"
 
     def parts(self) -> ModelParts:
         """Returns the sizes of inputs and outputs."""
         raise NotImplementedError
 
-    def source(
-        self, split: str, *, batch_size: int, segment_length: int, seed: int
+    def split(
+        self, name: str, *, batch_size: int, segment_length: int, seed: int
     ) -> Source:
         """Returns the segments of a split.
 
         Args:
-          split: "train", or one of `splits`; these must have an end.
+          name: "train", or one of `splits`; these must have an end.
           batch_size: B.
           segment_length: T.
           seed: the run's seed.
@@ -93,6 +110,18 @@ class Task(pydantic.BaseModel):
         """Returns metrics made of averages: of "loss", and in evaluation the scores."""
         del averages
         return {}
+
+    def vocabulary(self) -> "Vocabulary | None":
+        """Returns the symbols of a task whose model can be sampled from."""
+        return None
+
+    def describe_data(self) -> dict[str, Any]:
+        """Returns what is noted of the data in a run: name, hash, sizes."""
+        return {}
+
+    def references(self) -> Sequence[Reference]:
+        """Returns published figures to draw beside the loss."""
+        return ()
 
     def figures(self, run: "Run") -> "dict[str, Figure]":
         """Returns pictures by name, made from a run's directory alone."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def segments(task, split, start, count, *, batch_size=4, length=12, seed=0) -> Any:
-    source = task.source(split, batch_size=batch_size, segment_length=length, seed=seed)
+    source = task.split(split, batch_size=batch_size, segment_length=length, seed=seed)
     return source.segments(start, count)
 
 
@@ -120,7 +120,7 @@ def test_first_steps_are_not_scored():
 def test_only_training_has_no_end():
     ends = {
         split: SineCosine()
-        .source(split, batch_size=1, segment_length=10, seed=0)
+        .split(split, batch_size=1, segment_length=10, seed=0)
         .num_segments
         for split in ("train", "validation", "test")
     }

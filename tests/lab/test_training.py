@@ -64,7 +64,7 @@ def make_trainer(
 
 
 def source(split="train"):
-    return TASK.source(split, batch_size=B, segment_length=T, seed=SEED)
+    return TASK.split(split, batch_size=B, segment_length=T, seed=SEED)
 
 
 def train(trainer, num_updates=3, updates_per_call=3):

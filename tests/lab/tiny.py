@@ -57,18 +57,18 @@ class Tiny(Task):
         """Two numbers in, one out."""
         return ModelParts(input_size=2, output_size=1)
 
-    def source(
-        self, split: str, *, batch_size: int, segment_length: int, seed: int
+    def split(
+        self, name: str, *, batch_size: int, segment_length: int, seed: int
     ) -> Source:
         """Returns segments that depend on their number alone."""
         shape = segment_length, batch_size
 
         def segments(start: int, count: int) -> Segment:
             numbers = range(start, start + count)
-            drawn = [self._draw(split, n, shape, seed) for n in numbers]
+            drawn = [self._draw(name, n, shape, seed) for n in numbers]
             return Segment(*(np.stack(leaves) for leaves in zip(*drawn, strict=True)))
 
-        return Source(segments, self.num_segments if split == "train" else 3)
+        return Source(segments, self.num_segments if name == "train" else 3)
 
     def _draw(
         self, split: str, number: int, shape: tuple[int, int], seed: int
