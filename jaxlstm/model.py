@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxlstm import noise
 from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
 from jaxlstm.rule import Edges
@@ -31,7 +32,13 @@ class StepFn(Protocol):
     """Advances a model by one time step."""
 
     def __call__(
-        self, recurrent: Any, state: Any, x: Array, *, key: Key | None = None
+        self,
+        recurrent: Any,
+        state: Any,
+        x: Array,
+        *,
+        key: Key | None = None,
+        time: int | Array = 0,
     ) -> Any:
         """Takes x [..., X] and returns the next state."""
         ...
@@ -50,6 +57,7 @@ class UnrollFn(Protocol):
         resets: Array | None = None,
         edges: Edges | None = None,
         key: Key | None = None,
+        time: int | Array = 0,
         remat: Remat = "none",
     ) -> tuple[Any, Any]:
         """Takes inputs [T, ..., X]; returns the last state and all [T, ...]."""
@@ -59,7 +67,9 @@ class UnrollFn(Protocol):
 class ReadoutFn(Protocol):
     """Turns states into predictions."""
 
-    def __call__(self, params: Any, state: Any, *, key: Key | None = None) -> Any:
+    def __call__(
+        self, params: Any, state: Any, *, key: Key | None = None, time: int | Array = 0
+    ) -> Any:
         """Takes whole parameters and a state with any leading axes."""
         ...
 
@@ -84,20 +94,22 @@ class Model(NamedTuple):
     """Pure functions from parameters, state and input to predictions.
 
     A key is an array of keys of the batch's shape, one for each example, so that
-    draws do not depend on how the batch is spread over devices. None means no noise:
-    evaluation.
+    draws do not depend on how the batch is spread over devices. The noise of a step
+    comes from its key and its time, `fold_in(key, time)`; `time` is the number of the
+    step, or of the first one. So `unroll` draws what scanning `step` does, and a
+    sequence run in chunks what it does as a whole. None means no noise: evaluation.
 
     Attributes:
       init: `(key) -> ModelParams`.
       initial_state: `(params, batch_shape) -> state`, leaves [*batch_shape, ...].
-      step: `(recurrent, state, x [..., X], *, key=None) -> state`. None for a model
-        with no online form.
+      step: `(recurrent, state, x [..., X], *, key=None, time=0) -> state`. None for a
+        model with no online form.
       unroll: `(recurrent, state, inputs [T, ..., X], *, mask=None, resets=None,
-        edges=None, key=None, remat="none") -> (state, states [T, ...])`: what
+        edges=None, key=None, time=0, remat="none") -> (state, states [T, ...])`: what
         scanning `step` gives, only faster. A reset puts the initial state in place.
-      readout: `(params, state, *, key=None) -> prediction [..., Y]`, of the state
-        alone, with any axes before it; of the whole parameters, so that weights can
-        be tied.
+      readout: `(params, state, *, key=None, time=0) -> prediction [..., Y]`, of the
+        state alone, with any axes before it; of the whole parameters, so that weights
+        can be tied.
     """
 
     init: InitFn
@@ -144,6 +156,7 @@ def make_model(
     embedding_size: int | None = None,
     tied: bool = False,
     learned_initial_state: bool = False,
+    dropout: float = 0.0,
     initializer: str | Initializer = "glorot_orthogonal",
     derivative: Derivative = "rule",
     compute_dtype: Any = None,
@@ -152,7 +165,8 @@ def make_model(
     """Stacks layers of a cell, each fed by the outputs of the one below.
 
         x'_t = x_t, or its one-hot vector, or its row of the embedding
-        h^0_t = x'_t,  h^l_t = output of layer l at h^{l-1}_t
+        h^1_t = output of layer 1 at x'_t
+        h^l_t = output of layer l at dropout(h^{l-1}_t)
         prediction_t = h^L_t W + b
 
     Args:
@@ -167,6 +181,9 @@ def make_model(
       tied: whether the readout's weights are the embedding's, transposed.
       learned_initial_state: whether the state a sequence starts from is a parameter
         (zeros at first) or stays what the cell says.
+      dropout: the rate at which outputs of a layer are dropped on their way into the
+        next one, where there is a key: at each step anew, recurrent connections
+        never [1].
       initializer: of embedding and readout; the cell has its own.
       derivative: "rule" or "autodiff", as in `unroll`.
       compute_dtype: dtype of the factors of all products in the cells, or None.
@@ -179,6 +196,8 @@ def make_model(
       ValueError: options that do not go together, or an unknown name.
 
     References:
+      [1] Zaremba, Sutskever and Vinyals, Recurrent Neural Network Regularization,
+      2014.
       Tied weights: Press and Wolf, Using the Output Embedding to Improve Language
       Models, EACL 2017; Inan, Khosravi and Socher, Tying Word Vectors and Word
       Classifiers, ICLR 2017.
@@ -194,6 +213,12 @@ def make_model(
     for name, size in sizes.items():
         if size < 1:
             raise OptionError(f"{name}: {size} is not positive")
+    if not 0 <= dropout < 1:
+        raise OptionError(f"dropout: {dropout} is not in [0, 1)")
+    if dropout and num_layers == 1:
+        raise OptionError(
+            f"dropout: {dropout} acts between layers, and num_layers is 1; leave it out"
+        )
     _check_embedding(
         inputs, embedding_size, tied, (input_size, output_size, hidden_size)
     )
@@ -242,12 +267,23 @@ def make_model(
             return jax.nn.one_hot(x, input_size, dtype=dtype)
         return x if inputs == "float" else jnp.asarray(recurrent.embedding)[x]
 
+    def drop(output: Array, layer: int, key: Key | None, time: int | Array) -> Array:
+        if not dropout or key is None or layer == 0:
+            return output
+        return noise.dropout(output, dropout, noise.fold_in(key, layer), time)
+
     def step(
-        recurrent: RecurrentParams, state: Any, x: Array, *, key: Key | None = None
+        recurrent: RecurrentParams,
+        state: Any,
+        x: Array,
+        *,
+        key: Key | None = None,
+        time: int | Array = 0,
     ) -> Any:
-        del key
         output, states = encode(recurrent, x), []
-        for params, layer_state in zip(recurrent.layers, state, strict=True):
+        layers = zip(recurrent.layers, state, strict=True)
+        for n, (params, layer_state) in enumerate(layers):
+            output = drop(output, n, key, time)
             layer_state = advance(
                 cell, params, layer_state, output, compute_dtype=compute_dtype
             )
@@ -264,14 +300,14 @@ def make_model(
         resets: Array | None = None,
         edges: Edges | None = None,
         key: Key | None = None,
+        time: int | Array = 0,
         remat: Remat = "none",
     ) -> tuple[Any, Any]:
-        del key
         outputs, lasts, states = encode(recurrent, inputs), [], []
         reset_state = start(recurrent, outputs.shape[1:-1])
-        for params, layer_state, layer_reset in zip(
-            recurrent.layers, state, reset_state, strict=True
-        ):
+        layers = zip(recurrent.layers, state, reset_state, strict=True)
+        for n, (params, layer_state, layer_reset) in enumerate(layers):
+            outputs = drop(outputs, n, key, time)
             last, layer_states = unroll(
                 cell,
                 params,
@@ -290,8 +326,14 @@ def make_model(
             states.append(layer_states)
         return tuple(lasts), tuple(states)
 
-    def readout(params: ModelParams, state: Any, *, key: Key | None = None) -> Array:
-        del key
+    def readout(
+        params: ModelParams,
+        state: Any,
+        *,
+        key: Key | None = None,
+        time: int | Array = 0,
+    ) -> Array:
+        del key, time
         w, b = params.readout
         if w is None:
             w = params.recurrent.embedding.T

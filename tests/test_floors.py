@@ -14,6 +14,7 @@ FLOORS = {
     "jaxlstm.types": 0,
     "jaxlstm.shapes": 0,
     "jaxlstm.varying": 0,
+    "jaxlstm.noise": 0,
     "jaxlstm.cells": 1,
     "jaxlstm.rule": 2,
     "jaxlstm.backends": 2,

@@ -23,8 +23,8 @@ def bptt(model: Model, loss_fn: LossFn, *, remat: Remat = "none") -> GradientEst
       model: the model.
       loss_fn: `(prediction [..., Y], target [...]) -> loss of each example [...]`.
       remat: "none", "step", "sqrt" (O(sqrt(T) H) memory, for one more forward pass)
-        or "sqrt_step", as in `jaxlstm.unroll`. With "sqrt" a model with noise draws
-        it anew for each chunk.
+        or "sqrt_step", as in `jaxlstm.unroll`. What noise a model draws does not
+        depend on it.
 
     Returns:
       The estimator.

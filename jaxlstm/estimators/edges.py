@@ -14,6 +14,7 @@ from jaxlstm.estimators.base import (
     score,
 )
 from jaxlstm.model import Model
+from jaxlstm.noise import fold_in
 from jaxlstm.sequence import Remat, scan_chunks
 from jaxlstm.types import Array, Key, PyTree
 
@@ -51,7 +52,6 @@ def backward(
     """
     # Only named where it is asked for: a model of one's own need not know it.
     inner: dict[str, Any] = {"remat": "step"} if "step" in remat else {}
-    fold = jnp.vectorize(jax.random.fold_in)
 
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> BackwardState:
         return BackwardState(
@@ -61,7 +61,7 @@ def backward(
         )
 
     def run(
-        params: PyTree, hidden: Any, segment: Segment, keys: Key
+        params: PyTree, hidden: Any, segment: Segment, keys: Key, **time: Array
     ) -> tuple[Any, tuple[Array, Array]]:
         hidden, states = model.unroll(
             params.recurrent,
@@ -69,17 +69,18 @@ def backward(
             segment.inputs,
             mask=segment.mask,
             resets=segment.resets,
-            key=fold(keys, 0),
+            key=fold_in(keys, 0),
             **inner,
+            **time,
         )
-        predictions = model.readout(params, states, key=fold(keys, 1))
+        predictions = model.readout(params, states, key=fold_in(keys, 1), **time)
         losses, weights = score(loss_fn, predictions, segment)
         return hidden, (jnp.sum(weights * losses), jnp.sum(weights))
 
     def estimate(
         params: PyTree, state: BackwardState, segment: Segment
     ) -> tuple[Estimate, BackwardState]:
-        keys = fold(state.keys, state.num_segments)
+        keys = fold_in(state.keys, state.num_segments)
         fresh = state.num_segments == 0
 
         def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
@@ -93,7 +94,7 @@ def backward(
 
             def chunk(hidden: Any, xs: Any) -> tuple[Any, tuple[Array, Array]]:
                 steps, segment = xs
-                hidden, sums = run(params, hidden, segment, fold(keys, steps[0]))
+                hidden, sums = run(params, hidden, segment, keys, time=steps[0])
                 return hidden, jax.tree.map(lambda x: x[None], sums)
 
             steps = jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
