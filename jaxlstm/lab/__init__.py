@@ -9,3 +9,4 @@ from jaxlstm.lab.task import Reference as Reference
 from jaxlstm.lab.task import Source as Source
 from jaxlstm.lab.task import Task as Task
 from jaxlstm.lab.task import generator as generator
+from jaxlstm.lab.vocabulary import Vocabulary as Vocabulary

@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 from cyclopts import App, CycloptsError, Parameter
@@ -19,6 +20,7 @@ from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
 from jaxlstm.lab.runs import CONFIG, PLOTS, Run, choose_folder, create_run, load_run
+from jaxlstm.lab.sampling import Sampling, sample_text
 from jaxlstm.lab.session import Interrupted, Session
 from jaxlstm.model import count_parameters
 
@@ -77,8 +79,14 @@ def resume(run: Path, /) -> None:
 
 
 @app.command(name="eval")
-def evaluate(run: Path, /, *, split: str | None = None) -> None:
-    """Measure a run's latest checkpoint.
+def evaluate(
+    run: Path,
+    /,
+    *,
+    split: str | None = None,
+    checkpoint: Literal["best", "latest"] = "best",
+) -> None:
+    """Measure a run's checkpoint.
 
     Parameters
     ----------
@@ -87,8 +95,10 @@ def evaluate(run: Path, /, *, split: str | None = None) -> None:
     split
         What to measure on: validation, test, or what else the task has. All of
         them by default.
+    checkpoint
+        The weights: those of the lowest validation loss, or the latest.
     """
-    loaded = load_run(run)
+    loaded = load_run(run, checkpoint)
     experiment = loaded.experiment
     splits = loaded.task.splits if split is None else (split,)
     sources = {name: experiment.split(name) for name in splits}
@@ -103,7 +113,7 @@ def evaluate(run: Path, /, *, split: str | None = None) -> None:
         name: experiment.evaluator(params, source, experiment.batch_size)
         for name, source in sources.items()
     }
-    print_results(console, results, {"update": str(int(loaded.state.num_updates))})
+    print_results(console, results, {"update": str(loaded.update)})
 
 
 @app.command
@@ -133,6 +143,66 @@ def plot(
         raise UserError(f"--out: one run's pictures go to {run / PLOTS}; leave it out")
     for file in draw_run(loaded[0]):
         console.print(str(file), soft_wrap=True)
+
+
+@app.command
+def sample(
+    run: Path,
+    /,
+    *,
+    prompt: str | None = None,
+    length: int = 500,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    greedy: Annotated[bool, Parameter(negative="")] = False,
+    seed: int = 0,
+    num_samples: int = 1,
+    checkpoint: Literal["best", "latest"] = "best",
+) -> None:
+    """Let a run's model go on with a text.
+
+    Parameters
+    ----------
+    run
+        The run directory, of a task on text.
+    prompt
+        What the model reads first, and what the text begins with. Without one it
+        starts as after a line feed, or after the first symbol of its vocabulary.
+    length
+        How many symbols follow the prompt.
+    temperature
+        What log-probabilities are divided by: below 1 the likely becomes likelier. 1 by
+        default.
+    top_k
+        Draw from this many of the most probable symbols.
+    top_p
+        Draw from the fewest of the most probable symbols whose probabilities reach this
+        sum; among those of top-k, if both are given.
+    greedy
+        Take the most probable symbol each time.
+    seed
+        Of the draws.
+    num_samples
+        How many texts, computed together.
+    checkpoint
+        The weights: those of the lowest validation loss, or the latest.
+    """
+    options = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
+    pieces = sample_text(
+        load_run(run, checkpoint),
+        options,
+        prompt=prompt,
+        length=length,
+        num_samples=num_samples,
+        seed=seed,
+    )
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 @app.command
@@ -179,7 +249,8 @@ def _train(run: Run, *, resume: bool) -> None:
         run.note(status="failed")
         raise
     rows = {
-        "updates": f"{run.experiment.num_updates:,} in {seconds:.1f} s",
+        "updates": f"{run.facts['updates']:,} in {seconds:.1f} s",
+        **({} if run.update is None else {"measured": f"after update {run.update:,}"}),
         "run": str(run.path),
         "pictures": ", ".join(str(p) for p in sorted((run.path / PLOTS).glob("*.png"))),
         "config": str(run.path / CONFIG),

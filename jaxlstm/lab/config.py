@@ -187,6 +187,12 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
             f"{'and not both' if train.num_updates else 'for how long to train'}"
         )
 
+    if train.patience is not None and train.eval_every is None:
+        lines.append(
+            f"{path}: [train] patience = {train.patience}: counts evaluations, and "
+            "eval_every is not set; set it"
+        )
+
     def attempt(resolve: Callable[..., Any], *args: Any) -> Any:
         try:
             return resolve(*args)

@@ -12,7 +12,7 @@ from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.optimizers import OPTIMIZERS, make_clips, make_schedule
 from jaxlstm.lab.options import find_factory
-from jaxlstm.lab.task import Source, Task
+from jaxlstm.lab.task import ModelParts, Source, Task, check_source
 from jaxlstm.lab.training import Evaluator, Trainer
 from jaxlstm.model import Model, make_model
 from jaxlstm.shapes import OptionError
@@ -45,13 +45,17 @@ class Experiment(NamedTuple):
         return _source(self.config, name)
 
 
-def build_model(config: Config) -> Model:
+def build_model(config: Config, parts: ModelParts | None = None) -> Model:
     """Returns the model that a config describes.
+
+    Args:
+      config: the config.
+      parts: what the task asks of it; by default it is asked, which may need its data.
 
     Raises:
       UserError: its options do not go together.
     """
-    section, parts = config.sections.model, config.task.parts()
+    section, parts = config.sections.model, parts or config.task.parts()
     if section.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if section.inputs is not None and not parts.symbols:
@@ -70,6 +74,7 @@ def build_model(config: Config) -> Model:
             embedding_size=section.embedding_size,
             tied=section.tied,
             learned_initial_state=section.learned_initial_state,
+            dropout=section.dropout,
             initializer=section.initializer,
             derivative=section.derivative,
             compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
@@ -97,10 +102,15 @@ def build(config: Config) -> Experiment:
             )
         assert train.num_epochs is not None
         num_updates = train.num_epochs * source.num_segments
+    if train.patience is not None and "validation" not in task.splits:
+        raise UserError(
+            f"[train] patience = {train.patience}: the task has no validation split "
+            "to wait for; leave it out, or give it one"
+        )
     trainer = Trainer(
         model,
         _estimator(config, model),
-        _optimizer(config, num_updates),
+        _optimizer(config, num_updates, source.num_segments),
         mesh,
         train.average,
     )
@@ -116,12 +126,13 @@ def _source(config: Config, split: str) -> Source:
             f"split {split!r}: the task has train, {', '.join(task.splits)}"
         )
     train = config.sections.train
-    return task.split(
+    source = task.split(
         split,
         batch_size=train.batch_size,
         segment_length=train.segment_length,
         seed=config.sections.seed,
     )
+    return check_source(source, task.parts())
 
 
 def _estimator(config: Config, model: Model) -> GradientEstimator:
@@ -138,10 +149,14 @@ def _estimator(config: Config, model: Model) -> GradientEstimator:
     return estimator
 
 
-def _optimizer(config: Config, num_updates: int) -> optax.GradientTransformation:
+def _optimizer(
+    config: Config, num_updates: int, updates_per_epoch: int | None
+) -> optax.GradientTransformation:
     section = config.sections.optimizer
     factory = find_factory("[optimizer] name", section.name, OPTIMIZERS)
-    schedule = make_schedule(section.schedule, section.learning_rate, num_updates)
+    schedule = make_schedule(
+        section.schedule, section.learning_rate, num_updates, updates_per_epoch
+    )
     return optax.chain(
         *make_clips(section.clip), factory(schedule, **config.optimizer_options)
     )

@@ -87,24 +87,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def cut_metrics(path: Path, update: int, *, last: bool = False) -> None:
-    """Drops the lines written after an update, and one cut short.
+def cut_metrics(path: Path, update: int) -> None:
+    """Drops the lines written after an update, those of the end, and one cut short.
 
     Args:
       path: of the file.
       update: from which the run goes on.
-      last: whether it is the last one, whose evaluation is then made again.
     """
     if not path.is_file():
         return
+    along_the_way = "train", "validation"
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
         except json.JSONDecodeError:
             continue
-        again = last and values["update"] == update and values["split"] != "train"
-        if values["update"] <= update and not again:
+        if values["update"] <= update and values["split"] in along_the_way:
             kept.append(line + "\n")
     replacement = path.with_suffix(".new")
     replacement.write_text("".join(kept), encoding="utf-8")

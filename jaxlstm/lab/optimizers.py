@@ -6,6 +6,7 @@ from typing import Annotated
 import optax
 from pydantic import Field
 
+from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.schema import ClipSection, ScheduleSection
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -66,7 +67,10 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def make_schedule(
-    section: ScheduleSection, learning_rate: float, num_updates: int
+    section: ScheduleSection,
+    learning_rate: float,
+    num_updates: int,
+    updates_per_epoch: int | None,
 ) -> optax.Schedule:
     """Returns the learning rate by the number of the update.
 
@@ -74,24 +78,38 @@ def make_schedule(
       section: of the config.
       learning_rate: what the factor of the schedule multiplies.
       num_updates: where "cosine" ends.
+      updates_per_epoch: None for a stream without end.
+
+    Raises:
+      UserError: the schedule counts epochs, and there are none.
     """
+    unit = 1
+    if section.unit == "epochs":
+        if updates_per_epoch is None:
+            raise UserError(
+                '[optimizer] schedule.unit = "epochs": the task\'s stream has no end; '
+                'use "updates"'
+            )
+        unit = updates_per_epoch
+    every = section.every or (1000 if section.unit == "updates" else 1)
+    warmup = section.warmup * unit
     if section.name == "cosine":
-        steps = max(1, num_updates - section.warmup)
+        steps = max(1, num_updates - warmup)
         schedule = optax.cosine_decay_schedule(learning_rate, steps, section.final)
     elif section.name == "exponential":
         schedule = optax.exponential_decay(
             learning_rate,
-            section.every,
+            every * unit,
             section.rate,
-            transition_begin=max(0, section.begin - section.warmup),
+            transition_begin=max(0, section.begin * unit - warmup),
             staircase=True,
         )
     else:
         schedule = optax.constant_schedule(learning_rate)
-    if not section.warmup:
+    if not warmup:
         return schedule
-    rise = optax.linear_schedule(0.0, learning_rate, section.warmup)
-    return optax.join_schedules([rise, schedule], [section.warmup])
+    rise = optax.linear_schedule(0.0, learning_rate, warmup)
+    return optax.join_schedules([rise, schedule], [warmup])
 
 
 def make_clips(section: ClipSection) -> list[optax.GradientTransformation]:

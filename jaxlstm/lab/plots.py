@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.runs import PLOTS, Run
+from jaxlstm.lab.task import Reference
 
 STYLE: Any = {
     "axes.grid": True,
@@ -43,9 +44,19 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
             )
     if not axes.lines:
         raise UserError(f"{runs[0].path}: has no metrics yet; nothing to draw")
+    for reference in _references(runs):
+        line = axes.axhline(reference.loss, color="0.4", linewidth=1, linestyle="--")
+        line.set_label(f"{reference.label}: {reference.loss:.4g}")
+        if reference.update is not None:
+            axes.plot(reference.update, reference.loss, "x", color="0.4")
     axes.set(xlabel="update", ylabel="loss", yscale="log", title="Loss")
     axes.legend(frameon=False)
     return figure
+
+
+def _references(runs: Sequence[Run]) -> list[Reference]:
+    """Returns the published figures of several runs, each once."""
+    return list(dict.fromkeys(r for run in runs for r in run.task.references()))
 
 
 def draw_run(run: Run) -> list[Path]:

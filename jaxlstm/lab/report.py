@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
-from jaxlstm.lab.runs import Run
+from jaxlstm.lab.runs import SAMPLES, Run
 from jaxlstm.model import count_parameters
 
 Results = dict[str, dict[str, float]]
@@ -34,7 +35,7 @@ def print_results(console: Console, results: Results, rows: dict[str, str]) -> N
 
 def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
     """Writes RUN/README.md: what was trained on what, the figures, how to load it."""
-    config, experiment = run.config, run.experiment
+    config = run.config
     sections, facts = config.sections, run.facts
     rows = [
         f"| {split} | {name} | {value:.6g} |"
@@ -50,7 +51,10 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
         f"{sections.model.hidden_size} {sections.model.cell}, "
         f"{count_parameters(shapes):,} parameters, gradient by "
         f"{sections.estimator.name}, {sections.optimizer.name}, "
-        f"{experiment.num_updates:,} updates, seed {sections.seed}.",
+        f"{facts['updates']:,} updates, seed {sections.seed}.",
+        "",
+        *_data_table(facts["data"]),
+        f"Of the parameters after update {run.update:,}{_why(run)}:",
         "",
         "| split | metric | value |",
         "|---|---|---|",
@@ -70,7 +74,35 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
         "",
         f'run = load_run("{run.path.resolve().name}")',
         "model, params = run.model, run.params",
+        *(["vocabulary = run.vocabulary"] if run.vocabulary else []),
+        "```",
+        "",
+        *_samples(run),
+    ]
+    (run.path / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _why(run: Run) -> str:
+    if run.update == run.facts["updates"]:
+        return ""
+    return ", where the validation loss was lowest"
+
+
+def _data_table(data: dict[str, Any]) -> list[str]:
+    if not data:
+        return []
+    rows = [f"| {name} | {value} |" for name, value in data.items()]
+    return ["| data | |", "|---|---|", *rows, ""]
+
+
+def _samples(run: Run) -> list[str]:
+    if run.vocabulary is None:
+        return []
+    return [
+        f"Texts that it writes are in [{SAMPLES}]({SAMPLES}); for more:",
+        "",
+        "```bash",
+        f"jaxlstm sample {run.path.resolve().name} --length 500 --temperature 0.8",
         "```",
         "",
     ]
-    (run.path / "README.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Run directories: making one, and reading one back."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -11,41 +12,49 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import jaxlstm
-from jaxlstm.lab.checkpoints import Checkpoints
+from jaxlstm.lab.checkpoints import Checkpoints, Which, check_which
 from jaxlstm.lab.config import Config, import_path, load_config
 from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.experiment import Experiment, build
+from jaxlstm.lab.experiment import Experiment, build, build_model
 from jaxlstm.lab.metrics import read_metrics
-from jaxlstm.lab.task import Task
+from jaxlstm.lab.task import ModelParts, Task
 from jaxlstm.lab.training import TrainState
+from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams
 
-CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS = (
+CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES = (
     "config.toml",
     "run.json",
     "metrics.jsonl",
     "checkpoints",
     "plots",
+    "vocabulary.json",
+    "samples.txt",
 )
 
 
 class Run:
     """A run directory, read as far as it is asked for.
 
+    Model, parameters and vocabulary need the directory alone; `experiment` reads the
+    task's data.
+
     Attributes:
       path: of the directory.
+      which: of its checkpoints gives the parameters, if there is one: "best" or
+        "latest". Where none was kept as the best, it is the latest.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, which: Which = "best"):
+        check_which(which)
         if not path.is_dir():
             raise UserError(f"{path}: no such run directory")
         for name in (CONFIG, FACTS):
             if not (path / name).is_file():
                 raise UserError(f"{path}: not a run directory; it has no {name}")
-        self.path = path
+        self.path, self.which = path, which
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -63,27 +72,43 @@ class Run:
 
     @functools.cached_property
     def experiment(self) -> Experiment:
-        """The parts that the config names."""
-        return build(self.config)
+        """The parts that the config names.
+
+        Raises:
+          UserError: the data is not what the run began with.
+        """
+        experiment = build(self.config)
+        began, now = self.facts["data"], self.task.describe_data()
+        for name in began.keys() | now.keys():
+            if began.get(name) != now.get(name):
+                raise UserError(
+                    f"{self.path}: the data has changed since the run began: {name} "
+                    f"was {began.get(name)} and is {now.get(name)}; bring the data "
+                    "back, or begin a new run"
+                )
+        return experiment
 
     @property
     def task(self) -> Task:
         """The task."""
         return self.config.task
 
-    @property
+    @functools.cached_property
     def model(self) -> Model:
         """The model."""
-        return self.experiment.trainer.model
+        return build_model(self.config, ModelParts(**self.facts["parts"]))
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The symbols of a task that has some."""
+        path = self.path / VOCABULARY
+        return Vocabulary.load(path) if path.is_file() else None
 
     @functools.cached_property
     def state(self) -> TrainState:
         """The training state of the latest checkpoint."""
-        checkpoints = Checkpoints(self.path / CHECKPOINTS)
-        try:
+        with self._checkpoints() as checkpoints:
             return checkpoints.restore(self.template)
-        finally:
-            checkpoints.close()
 
     @property
     def template(self) -> TrainState:
@@ -91,15 +116,30 @@ class Run:
         sections, trainer = self.config.sections, self.experiment.trainer
         return trainer.init(jax.random.key(sections.seed), sections.train.batch_size)
 
+    @property
+    def update(self) -> int | None:
+        """How many updates had been made where the parameters were saved."""
+        with self._checkpoints() as checkpoints:
+            return checkpoints.number(self._which(checkpoints))
+
     @functools.cached_property
     def params(self) -> ModelParams:
-        """The parameters of the latest checkpoint, on the first device alone."""
-        return jax.tree.map(jnp.asarray, jax.device_get(self.state.params))
+        """The parameters of the checkpoint, on the first device alone."""
+        with self._checkpoints() as checkpoints:
+            shapes = jax.eval_shape(self.model.init, jax.random.key(0))
+            return checkpoints.restore_params(shapes, self._which(checkpoints))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         return read_metrics(self.path / METRICS)
+
+    def _checkpoints(self) -> contextlib.closing[Checkpoints]:
+        return contextlib.closing(Checkpoints(self.path / CHECKPOINTS))
+
+    def _which(self, checkpoints: Checkpoints) -> Which:
+        kept = checkpoints.number("best") is not None
+        return "best" if self.which == "best" and kept else "latest"
 
     def note(self, **facts: Any) -> None:
         """Writes further facts into run.json."""
@@ -109,13 +149,18 @@ class Run:
         os.replace(replacement, self.path / FACTS)
 
 
-def load_run(path: str | Path) -> Run:
-    """Returns a finished run: its model, params, config, task and metrics.
+def load_run(path: str | Path, checkpoint: Which = "best") -> Run:
+    """Returns a run: its model, params, vocabulary, config, task and metrics.
+
+    Args:
+      path: of the run directory.
+      checkpoint: "best", of the lowest validation loss along the way (the latest,
+        where none was measured), or "latest".
 
     Raises:
-      UserError: there is no run at that path.
+      UserError: there is no run at that path, or no such checkpoint.
     """
-    return Run(Path(path))
+    return Run(Path(path), checkpoint)
 
 
 def choose_folder(config: Config, out: Path | None) -> Path:
@@ -164,22 +209,29 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
       UserError: it cannot be made.
     """
     config = experiment.config
-    text = config.to_toml()
+    text, vocabulary = config.to_toml(), config.task.vocabulary()
     facts = {
         "status": "running",
         "config": config.name,
         "seed": config.sections.seed,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "import_path": [str(p.resolve()) for p in import_path(config.folder / CONFIG)],
+        "parts": config.task.parts()._asdict(),
+        "data": config.task.describe_data(),
         **fingerprint(experiment),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(text, encoding="utf-8")
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        if vocabulary is not None:
+            vocabulary.save(folder / VOCABULARY)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    return Run(folder)
+    run = Run(folder)
+    # What has been put together is not put together again: it may hold much data.
+    run.config, run.experiment = config, experiment
+    return run
 
 
 def fingerprint(experiment: Experiment) -> dict[str, Any]:

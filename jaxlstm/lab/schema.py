@@ -47,6 +47,9 @@ class ModelSection(OpenSection):
     embedding_size: PositiveInt | None = None
     tied: bool = False
     learned_initial_state: bool = False
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="of a layer's outputs into the next one"
+    )
     initializer: str = "glorot_orthogonal"
     derivative: Derivative = "rule"
     dtype: Literal["float32", "float64"] = "float32"
@@ -64,15 +67,19 @@ class ScheduleSection(Section):
 
     Attributes:
       name: "constant"; "cosine", down to `final` at the last update; "exponential",
-        times `rate` after every `every` updates, from update `begin` on.
-      warmup: updates over which the factor first rises from 0 to 1.
+        times `rate` after every `every` units, from unit `begin` on.
+      unit: "updates" or "epochs", of `warmup`, `every` and `begin`.
+      warmup: units over which the factor first rises from 0 to 1.
     """
 
     name: Literal["constant", "cosine", "exponential"] = "constant"
+    unit: Literal["updates", "epochs"] = "updates"
     warmup: NonNegativeInt = 0
     final: float = Field(default=0.0, ge=0, le=1)
     rate: PositiveFloat = 0.97
-    every: PositiveInt = 1000
+    every: PositiveInt | None = Field(
+        default=None, description="by default 1000 updates, or 1 epoch"
+    )
     begin: NonNegativeInt = 0
 
 
@@ -103,7 +110,9 @@ class TrainSection(Section):
     Attributes:
       num_updates: of the parameters; or else `num_epochs`.
       eval_every: updates between evaluations of the validation split; without it only
-        the last one is made.
+        the last one is made. The parameters of the lowest loss are kept.
+      patience: evaluations in a row without a lower loss, after which training ends
+        early; without it, never.
       average: what the summed gradient of a segment is divided by: "steps", the
         weights of all steps scored, or "batch", so that it stays a sum over time.
       updates_per_call: how many updates at most one compiled call makes.
@@ -114,6 +123,7 @@ class TrainSection(Section):
     batch_size: PositiveInt = 1
     segment_length: PositiveInt
     eval_every: PositiveInt | None = None
+    patience: PositiveInt | None = None
     average: Literal["steps", "batch"] = "steps"
     updates_per_call: PositiveInt = 100
 

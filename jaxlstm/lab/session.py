@@ -1,5 +1,6 @@
 """A session of a run: from where it stands to its last update."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +14,11 @@ from jaxlstm.lab.metrics import JsonLines, TensorBoard, Writer, cut_metrics
 from jaxlstm.lab.plots import draw_run
 from jaxlstm.lab.progress import Meter
 from jaxlstm.lab.report import write_readme
-from jaxlstm.lab.runs import CHECKPOINTS, METRICS, Run
+from jaxlstm.lab.runs import CHECKPOINTS, METRICS, SAMPLES, Run
+from jaxlstm.lab.sampling import write_samples
 from jaxlstm.lab.signals import StopRequest
 from jaxlstm.lab.training import TrainState, fit
+from jaxlstm.types import PyTree
 
 
 class Interrupted(Exception):
@@ -48,6 +51,8 @@ class Session:
         }
         self._window: list[Sequence[float]] = []
         self._writers: list[Writer] = []
+        # Of every evaluation so far: what is best, and patience, are counted from it.
+        self._validations: list[dict[str, Any]] = []
 
     def train(self, *, resume: bool) -> dict[str, dict[str, float]]:
         """Trains to the last update, and evaluates every split.
@@ -56,7 +61,8 @@ class Session:
           resume: whether to go on from the latest checkpoint.
 
         Returns:
-          The metrics of the end by split.
+          The metrics of the end by split: of the best parameters, where the
+          validation loss was measured along the way, and else of the last ones.
 
         Raises:
           Interrupted: after Ctrl-C or SIGTERM; the run has been saved.
@@ -67,16 +73,19 @@ class Session:
         checkpoints = Checkpoints(run.path / CHECKPOINTS, keep=sections.checkpoint.keep)
         state = run.template
         # Without a checkpoint a run goes on from its beginning.
-        if resume and checkpoints.latest is not None:
+        if resume and checkpoints.number("latest") is not None:
             state = checkpoints.restore(state)
         done = int(state.num_updates)
         if resume:
-            last = done == experiment.num_updates
-            cut_metrics(run.path / METRICS, done, last=last)
+            cut_metrics(run.path / METRICS, done)
+            checkpoints.drop_best_after(done)
             pending = run.facts.get("pending", {})
             if pending.get("update") == done:
                 self._window = pending["metrics"]
         self._writers = [JsonLines(run.path / METRICS)]
+        self._validations = [
+            line for line in run.metrics if line["split"] == "validation"
+        ]
         if sections.logging.tensorboard:
             self._writers.append(TensorBoard(run.path / "tensorboard", done))
         try:
@@ -85,7 +94,7 @@ class Session:
                 Meter(self.console, done, experiment.num_updates) as meter,
             ):
                 state = self._updates(state, checkpoints, meter, request)
-                results = self._evaluate_all(state, request)
+                results = self._evaluate_all(state, checkpoints, request)
         finally:
             for writer in self._writers:
                 writer.close()
@@ -93,10 +102,12 @@ class Session:
         return results
 
     def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
-        """Draws the pictures, writes the README and notes that the run is finished."""
+        """Draws pictures, writes samples and README, notes that the run is finished."""
         files = draw_run(self.run)
         before = self.run.facts.get("seconds", 0.0)
         self.run.note(seconds=round(before + seconds, 1))
+        if self.run.vocabulary is not None:
+            write_samples(self.run, self.run.path / SAMPLES)
         write_readme(self.run, results, files)
         self.run.note(status="finished")
 
@@ -108,7 +119,7 @@ class Session:
         request: StopRequest,
     ) -> TrainState:
         experiment, done = self.run.experiment, int(state.num_updates)
-        if done >= experiment.num_updates:
+        if done >= experiment.num_updates or self._out_of_patience():
             return state
         # Blocks are filled up to this size: none larger than what is asked for at once.
         updates_per_call = min(
@@ -129,8 +140,11 @@ class Session:
             # A line at each checkpoint: its average starts anew after a resume.
             if save or self._due("log", done):
                 self._log(done, meter)
-            if self._due("eval", done) and not last:
-                self._evaluate("validation", state, done, meter)
+            if self._due("eval", done) or (last and self._every["eval"]):
+                self._evaluate(state, checkpoints, done, meter)
+                if self._out_of_patience():
+                    last = save = True
+                    self._log(done, meter)
             if request.signal is not None:
                 # What the next line averages over, so that a resume writes the same.
                 # Written first: beside another checkpoint it means nothing.
@@ -140,6 +154,9 @@ class Session:
                 checkpoints.save(state)
             if request.signal is not None:
                 raise Interrupted(request.signal)
+            if last:
+                break
+        self.run.note(updates=done)
         return state
 
     def _due(self, what: str, done: int) -> bool:
@@ -179,25 +196,55 @@ class Session:
         self._write(done, "train", values)
         self._window.clear()
 
-    def _evaluate(self, split: str, state: TrainState, done: int, meter: Meter) -> None:
-        if split in self.run.task.splits:
-            values = self._measure(split, state)
-            self._write(done, split, values)
-            meter.say(f"update {done}  {split} {describe(values)}")
+    def _evaluate(
+        self, state: TrainState, checkpoints: Checkpoints, done: int, meter: Meter
+    ) -> None:
+        if "validation" not in self.run.task.splits:
+            return
+        values = self._measure("validation", state.params)
+        best = min([line["loss"] for line in self._validations], default=math.inf)
+        self._write(done, "validation", values)
+        self._validations.append({"update": done, **values})
+        meter.say(f"update {done}  validation {describe(values)}")
+        if values["loss"] < best:
+            checkpoints.save_best(state.params, done)
 
-    def _measure(self, split: str, state: TrainState) -> dict[str, float]:
+    def _out_of_patience(self) -> bool:
+        """Returns whether the last evaluations all failed to get below the best."""
+        patience = self.run.config.sections.train.patience
+        losses = [line["loss"] for line in self._validations]
+        if patience is None or not losses:
+            return False
+        return len(losses) - 1 - int(np.argmin(losses)) >= patience
+
+    def _measure(self, split: str, params: PyTree) -> dict[str, float]:
         experiment = self.run.experiment
         return experiment.evaluator(
-            state.params, experiment.split(split), experiment.batch_size
+            params, experiment.split(split), experiment.batch_size
         )
 
     def _evaluate_all(
-        self, state: TrainState, request: StopRequest
+        self, state: TrainState, checkpoints: Checkpoints, request: StopRequest
     ) -> dict[str, dict[str, float]]:
+        """Measures every split, but the validation loss where it is known already."""
+        update, params = int(state.num_updates), state.params
+        best = checkpoints.number("best")
+        if best is not None and best != update:
+            update = best
+            params = checkpoints.restore_params(params, "best")
+        known = {
+            line["update"]: {
+                k: v for k, v in line.items() if k not in ("update", "split")
+            }
+            for line in self._validations
+        }
         results = {}
         for split in self.run.task.splits:
-            results[split] = self._measure(split, state)
-            self._write(int(state.num_updates), split, results[split])
+            if split == "validation" and update in known:
+                results[split] = known[update]
+                continue
+            results[split] = self._measure(split, params)
+            self._write(update, split, results[split])
             if request.signal is not None:
                 raise Interrupted(request.signal)
         return results

@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 
 from jaxlstm.estimators import Segment
+from jaxlstm.lab.errors import UserError
 from jaxlstm.types import Array
 
 if TYPE_CHECKING:
@@ -127,6 +128,57 @@ class Task(pydantic.BaseModel):
         """Returns pictures by name, made from a run's directory alone."""
         del run
         return {}
+
+
+def check_source(source: Source, parts: ModelParts) -> Source:
+    """Returns a source whose segments are checked as they come.
+
+    A symbol out of range would train without a word: what stands for it is then the
+    last symbol, or nothing.
+
+    Args:
+      source: of a task.
+      parts: what the task asks of its model.
+
+    Raises:
+      UserError: by the segments of the source, which the model cannot take.
+    """
+
+    def segments(start: int, count: int) -> Segment:
+        segment = source.segments(start, count)
+        _check_inputs(segment.inputs, parts)
+        if parts.symbols and segment.weights is None and segment.mask is None:
+            _check_symbols("targets", segment.targets, parts.output_size)
+        return segment
+
+    return source._replace(segments=segments)
+
+
+def _check_inputs(inputs: Any, parts: ModelParts) -> None:
+    shape = np.shape(inputs)
+    if parts.symbols:
+        if len(shape) != 3 or not np.issubdtype(np.asarray(inputs).dtype, np.integer):
+            raise UserError(
+                f"the task's inputs: {np.asarray(inputs).dtype}{list(shape)} are not "
+                "symbols, integers [count, T, B]"
+            )
+        _check_symbols("inputs", inputs, parts.input_size)
+    elif len(shape) != 4 or shape[-1] != parts.input_size:
+        raise UserError(
+            f"the task's inputs: shape {list(shape)} is not [count, T, B, X], with "
+            f"X = {parts.input_size} by its parts"
+        )
+
+
+def _check_symbols(name: str, symbols: Any, size: int) -> None:
+    symbols = np.asarray(symbols)
+    if symbols.size and np.issubdtype(symbols.dtype, np.integer):
+        low, high = int(symbols.min()), int(symbols.max())
+        if low < 0 or high >= size:
+            raise UserError(
+                f"the task's {name}: {low if low < 0 else high} is no symbol; by its "
+                f"parts there are {size}, from 0 to {size - 1}"
+            )
 
 
 def generator(seed: int, *path: str | int) -> np.random.Generator:

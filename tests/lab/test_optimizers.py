@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.optimizers import OPTIMIZERS, make_clips, make_schedule
 from jaxlstm.lab.schema import ClipSection, ScheduleSection
 
@@ -96,13 +97,41 @@ def cosine(n, steps, final):
             {"name": "exponential", "rate": 0.5, "every": 3, "begin": 5, "warmup": 2},
             lambda n: n / 2 if n < 2 else 0.5 ** max(0, (n - 5) // 3),
         ),
+        # An epoch has three updates.
+        (
+            {"name": "exponential", "rate": 0.5, "unit": "epochs", "begin": 2},
+            lambda n: 0.5 ** max(0, (n - 6) // 3),
+        ),
+        (
+            {"name": "exponential", "unit": "epochs", "every": 2, "warmup": 1},
+            lambda n: n / 3 if n < 3 else 0.97 ** ((n - 3) // 6),
+        ),
+        (
+            {"name": "cosine", "unit": "epochs", "warmup": 2},
+            lambda n: n / 6 if n < 6 else cosine(n - 6, 14, 0.0),
+        ),
     ],
 )
 def test_schedule_is_its_formula(section, factor, x64):
-    schedule = make_schedule(ScheduleSection(**section), RATE, num_updates=20)
+    section = ScheduleSection(**section)
+    schedule = make_schedule(section, RATE, num_updates=20, updates_per_epoch=3)
     rates = jax.jit(jax.vmap(schedule))(jnp.arange(21))
     expected = [RATE * factor(n) for n in range(21)]
     np.testing.assert_allclose(np.broadcast_to(rates, 21), expected, rtol=1e-6)
+
+
+def test_char_rnn_decays_after_each_epoch_from_the_tenth_on():
+    """Of 423 updates each; the rate of update n is that at n - 1 updates made."""
+    section = ScheduleSection(name="exponential", unit="epochs", begin=9)
+    schedule = make_schedule(section, RATE, 21_150, updates_per_epoch=423)
+    found = [float(schedule(n)) / RATE for n in (0, 4229, 4230, 4652, 4653)]
+    np.testing.assert_allclose(found, [1, 1, 0.97, 0.97, 0.97**2], rtol=1e-6)
+
+
+def test_epochs_of_a_stream_without_end_are_refused():
+    section = ScheduleSection(unit="epochs")
+    with pytest.raises(UserError, match=r'schedule.unit = "epochs": the task.s stream'):
+        make_schedule(section, RATE, 20, updates_per_epoch=None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.lab import UserError, load_run
+from jaxlstm.lab import Reference, UserError, load_run
+from jaxlstm.lab.plots import loss_curves
 from tests.lab import tiny
 
 RUN_FILES = {
@@ -23,8 +24,9 @@ RUN_FILES = {
     "run.json",
     "metrics.jsonl",
     "README.md",
-    "checkpoints/10",
-    "checkpoints/12",
+    "checkpoints/latest/10",
+    "checkpoints/latest/12",
+    "checkpoints/best/12",
     "plots/loss.png",
 }
 
@@ -68,7 +70,12 @@ def test_finished_run(undisturbed, command, tmp_path):
     folder = tmp_path / "undisturbed"
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert found >= RUN_FILES
-    assert not found & {"checkpoints/5", "run.json.new", "metrics.new"}
+    assert not found & {
+        "checkpoints/latest/5",
+        "checkpoints/best/6",
+        "run.json.new",
+        "metrics.new",
+    }
     assert (folder / "plots/loss.png").read_bytes().startswith(b"\x89PNG")
 
     facts = json.loads((folder / "run.json").read_text())
@@ -206,6 +213,143 @@ def test_failure_after_training_is_gone_on_from(
     assert load_run("undrawn").facts["status"] != "finished"
     assert command("resume", "undrawn").code == 0
     assert_same(load_run("undrawn"), undisturbed)
+
+
+def test_the_best_parameters_are_kept(config, command):
+    """By a rate so high that the first evaluation is the best one."""
+    options = "optimizer.learning_rate=3.0", "train.eval_every=1"
+    assert command("run", config, *options, "--out", "out").code == 0
+    run, latest = load_run("out"), load_run("out", "latest")
+    losses = [line["loss"] for line in run.metrics if line["split"] == "validation"]
+    best = 1 + int(np.argmin(losses))
+    assert len(losses) == 12 and best < 12
+    assert (run.update, latest.update) == (best, 12)
+
+    # At the end, the best parameters are measured.
+    (test,) = [line for line in run.metrics if line["split"] == "test"]
+    assert test["update"] == best
+    evaluated = command("eval", "out").out
+    for value in (losses[best - 1], test["loss"]):
+        assert f"{value:.6g}" in evaluated
+    assert re.search(rf"^update +{best} *$", evaluated, re.MULTILINE)
+    evaluated = command("eval", "out", "--checkpoint", "latest").out
+    assert f"{losses[-1]:.6g}" in evaluated
+    chex.assert_trees_all_equal(latest.params, jax.device_get(latest.state.params))
+    readme = (run.path / "README.md").read_text()
+    assert f"after update {best}, where the validation loss was lowest" in readme
+
+    # They are those of a run that ends there.
+    end = f"train.num_updates={best}"
+    assert command("run", config, *options, end, "--out", "short").code == 0
+    chex.assert_trees_all_equal(load_run("short", "latest").params, run.params)
+
+    with pytest.raises(UserError, match="--checkpoint lates: did you mean latest"):
+        load_run("out", "lates")
+
+
+STUCK = (
+    "optimizer.learning_rate=1e-30",
+    "train.eval_every=2",
+    "train.patience=2",
+    "train.updates_per_call=1",
+)
+
+
+def test_training_ends_when_patience_is_out(config, command, on_segment):
+    assert command("run", config, *STUCK, "--out", "out").code == 0
+    run = load_run("out")
+    # The first evaluation is the best, and the next two are no better.
+    assert [
+        (line["update"], line["split"])
+        for line in run.metrics
+        if line["split"] != "train"
+    ] == [*((n, "validation") for n in (2, 4, 6)), (2, "test")]
+    assert run.update == 2 and int(run.state.num_updates) == 6
+    assert run.facts["updates"] == 6
+    assert "6 updates" in (run.path / "README.md").read_text()
+
+    # So it does when the run was stopped on the way, or after its last update.
+    on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 5 else None)
+    command("run", config, *STUCK, "--out", "stopped")
+    assert int(load_run("stopped").state.num_updates) == 5
+    on_segment(None)
+    assert command("resume", "stopped").code == 0
+    load_run("stopped").note(status="failed")
+    assert command("resume", "stopped").code == 0
+    assert_same(load_run("stopped"), run)
+
+
+def test_patience_needs_evaluations(config, command):
+    text = config.read_text().replace("eval_every = 6", "patience = 2")
+    config.write_text(text)
+    (line,) = command("run", config).faults
+    assert line == (
+        f"{config}: [train] patience = 2: counts evaluations, and eval_every is not "
+        "set; set it"
+    )
+
+
+def test_best_checkpoint_of_what_was_undone_is_forgotten(
+    undisturbed, on_segment, config, command
+):
+    """Killed after the best parameters were saved, and before the latest."""
+
+    def fail(number):
+        if number == 10:
+            raise RuntimeError
+
+    on_segment(fail)
+    options = "train.eval_every=3", "train.updates_per_call=1"
+    with pytest.raises(RuntimeError):
+        command("run", config, *options, "--out", "failed")
+    assert load_run("failed").update == 9
+    assert load_run("failed", "latest").update == 5
+    on_segment(None)
+    command("run", config, *options, "--out", "whole")
+    assert command("resume", "failed").code == 0
+    assert_same(load_run("failed"), load_run("whole"))
+
+
+def test_model_and_params_need_no_data(config, command, monkeypatch):
+    assert command("run", config, "--out", "out").code == 0
+
+    def gone(*args, **options):
+        raise UserError("the data are gone")
+
+    monkeypatch.setattr(tiny.Tiny, "split", gone)
+    monkeypatch.setattr(tiny.Tiny, "parts", gone)
+    run = load_run("out")
+    state = run.model.initial_state(run.params, (2,))
+    states = run.model.step(run.params.recurrent, state, jnp.ones((2, 2)))
+    assert run.model.readout(run.params, states).shape == (2, 1)
+    with pytest.raises(UserError, match="the data are gone"):
+        _ = run.experiment
+
+
+def test_data_that_has_changed_is_refused(config, command, monkeypatch):
+    def describe(name):
+        return lambda self: {"name": name, "symbols": 3}
+
+    monkeypatch.setattr(tiny.Tiny, "describe_data", describe("a"))
+    assert command("run", config, "--out", "out").code == 0
+    assert "| name | a |" in Path("out/README.md").read_text()
+    monkeypatch.setattr(tiny.Tiny, "describe_data", describe("b"))
+    (line,) = command("eval", "out").faults
+    assert line == (
+        "out: the data has changed since the run began: name was a and is b; bring "
+        "the data back, or begin a new run"
+    )
+
+
+def test_published_figures_are_lines(undisturbed, monkeypatch):
+    references = Reference("theirs", 0.5, update=7), Reference("others'", 0.25)
+    monkeypatch.setattr(tiny.Tiny, "references", lambda self: references)
+    (axes,) = loss_curves([undisturbed, undisturbed]).axes
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert list(lines["theirs: 0.5"]) == [0.5, 0.5]
+    assert list(lines["others': 0.25"]) == [0.25, 0.25]
+    (marker,) = [line for line in axes.lines if line.get_marker() == "x"]
+    np.testing.assert_array_equal(marker.get_xydata(), [[7, 0.5]])
 
 
 def test_loss_that_is_not_finite_stops_the_run(config, command):
