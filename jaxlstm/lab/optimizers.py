@@ -104,6 +104,10 @@ def make_schedule(
             transition_begin=max(0, section.begin * unit - warmup),
             staircase=True,
         )
+    elif section.name == "steps":
+        schedule = optax.piecewise_constant_schedule(
+            learning_rate, {n * unit - warmup: section.rate for n in section.at}
+        )
     else:
         schedule = optax.constant_schedule(learning_rate)
     if not warmup:

@@ -67,12 +67,13 @@ class ScheduleSection(Section):
 
     Attributes:
       name: "constant"; "cosine", down to `final` at the last update; "exponential",
-        times `rate` after every `every` units, from unit `begin` on.
-      unit: "updates" or "epochs", of `warmup`, `every` and `begin`.
+        times `rate` after every `every` units, from unit `begin` on; "steps", times
+        `rate` after each of the units `at`.
+      unit: "updates" or "epochs", of `warmup`, `every`, `begin` and `at`.
       warmup: units over which the factor first rises from 0 to 1.
     """
 
-    name: Literal["constant", "cosine", "exponential"] = "constant"
+    name: Literal["constant", "cosine", "exponential", "steps"] = "constant"
     unit: Literal["updates", "epochs"] = "updates"
     warmup: NonNegativeInt = 0
     final: float = Field(default=0.0, ge=0, le=1)
@@ -81,6 +82,7 @@ class ScheduleSection(Section):
         default=None, description="by default 1000 updates, or 1 epoch"
     )
     begin: NonNegativeInt = 0
+    at: list[PositiveInt] = []
 
 
 class ClipSection(Section):

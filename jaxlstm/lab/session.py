@@ -61,8 +61,9 @@ class Session:
           resume: whether to go on from the latest checkpoint.
 
         Returns:
-          The metrics of the end by split: of the best parameters, where the
-          validation loss was measured along the way, and else of the last ones.
+          The metrics of the end by split: of "train", those of the last updates; of
+          the others, those of the best parameters where the validation loss was
+          measured along the way, and else of the last ones.
 
         Raises:
           Interrupted: after Ctrl-C or SIGTERM; the run has been saved.
@@ -99,7 +100,8 @@ class Session:
             for writer in self._writers:
                 writer.close()
             checkpoints.close()
-        return results
+        lines = [line for line in run.metrics if line["split"] == "train"]
+        return {"train": _figures(lines[-1])} | results
 
     def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
         """Draws pictures, writes samples and README, notes that the run is finished."""
@@ -232,12 +234,7 @@ class Session:
         if best is not None and best != update:
             update = best
             params = checkpoints.restore_params(params, "best")
-        known = {
-            line["update"]: {
-                k: v for k, v in line.items() if k not in ("update", "split")
-            }
-            for line in self._validations
-        }
+        known = {line["update"]: _figures(line) for line in self._validations}
         results = {}
         for split in self.run.task.splits:
             if split == "validation" and update in known:
@@ -248,6 +245,12 @@ class Session:
             if request.signal is not None:
                 raise Interrupted(request.signal)
         return results
+
+
+def _figures(line: dict[str, Any]) -> dict[str, float]:
+    """Returns a line of metrics.jsonl without what is not a measure of the model."""
+    others = "update", "split", "gradient_norm", "seconds"
+    return {name: value for name, value in line.items() if name not in others}
 
 
 def _mean(sums: np.ndarray, weights: np.ndarray) -> float:

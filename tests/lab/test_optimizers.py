@@ -107,6 +107,14 @@ def cosine(n, steps, final):
             lambda n: n / 3 if n < 3 else 0.97 ** ((n - 3) // 6),
         ),
         (
+            {"name": "steps", "rate": 0.1, "at": [4, 11], "warmup": 2},
+            lambda n: n / 2 if n < 2 else 0.1 ** ((n >= 4) + (n >= 11)),
+        ),
+        (
+            {"name": "steps", "rate": 0.1, "unit": "epochs", "at": [2, 5]},
+            lambda n: 0.1 ** ((n >= 6) + (n >= 15)),
+        ),
+        (
             {"name": "cosine", "unit": "epochs", "warmup": 2},
             lambda n: n / 6 if n < 6 else cosine(n - 6, 14, 0.0),
         ),
