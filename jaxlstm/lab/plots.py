@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from jaxlstm.lab.errors import UserError
@@ -44,12 +45,16 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
             )
     if not axes.lines:
         raise UserError(f"{runs[0].path}: has no metrics yet; nothing to draw")
-    for reference in _references(runs):
-        line = axes.axhline(reference.loss, color="0.4", linewidth=1, linestyle="--")
-        line.set_label(f"{reference.label}: {reference.loss:.4g}")
+    losses = np.concatenate([line.get_ydata() for line in axes.lines])
+    for n, reference in enumerate(_references(runs)):
+        style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
+        label = f"{reference.label}: {reference.loss:.4g}"
+        axes.axhline(reference.loss, linewidth=1, label=label, **style)
         if reference.update is not None:
             axes.plot(reference.update, reference.loss, "x", color="0.4")
-    axes.set(xlabel="update", ylabel="loss", yscale="log", title="Loss")
+    # A smaller range has too few powers of ten to be read by.
+    scale = "log" if losses.min() > 0 and np.ptp(np.log10(losses)) > 1 else "linear"
+    axes.set(xlabel="update", ylabel="loss", yscale=scale, title="Loss")
     axes.legend(frameon=False)
     return figure
 
