@@ -60,20 +60,7 @@ def read_corpus(raw: Sequence[RawText], reading: Reading) -> Corpus:
         if len(text.data) == 0:
             raise UserError(f"{text.where}: is empty; name a file that holds a text")
     read = {"bytes": _read_bytes, "characters": _read_characters, "words": _read_words}
-    corpus = read[reading.unit](raw, reading)
-    for text, symbols in zip(raw, corpus.texts, strict=True):
-        if len(symbols) == 0:
-            raise UserError(f"{text.where}: holds no {reading.unit}; use another text")
-    vocabulary = corpus.vocabulary
-    if len(vocabulary) - (vocabulary.unknown is not None) < 2:
-        (symbol,) = (
-            s for n, s in enumerate(vocabulary.symbols) if n != vocabulary.unknown
-        )
-        raise UserError(
-            f"{raw[0].where}: holds one symbol only, {symbol!r}: nothing is left to "
-            "predict; use another text"
-        )
-    return corpus
+    return read[reading.unit](raw, reading)
 
 
 def _pieces(raw: RawText, reading: Reading) -> Iterator[str]:
@@ -99,6 +86,7 @@ def _read_bytes(raw: Sequence[RawText], reading: Reading) -> Corpus:
         for start in range(0, len(text), CHUNK):
             counts += np.bincount(text[start : start + CHUNK], minlength=256)
     symbols = np.flatnonzero(counts)
+    _check(raw, map(len, texts), symbols.tolist(), reading)
     table = np.zeros(256, np.int32)
     table[symbols] = np.arange(len(symbols))
     return Corpus(Vocabulary("bytes", tuple(symbols.tolist())), texts, table)
@@ -115,6 +103,7 @@ def _read_characters(raw: Sequence[RawText], reading: Reading) -> Corpus:
         sizes.append(counts.sum() - before)
     codes = np.flatnonzero(counts)
     frequencies = {chr(code): int(counts[code]) for code in codes}
+    _check(raw, sizes, list(frequencies), reading)
     kept, unknown = _choose(frequencies, reading)
     vocabulary = _vocabulary("characters", sorted(kept), unknown)
     texts = []
@@ -136,6 +125,8 @@ def _read_words(raw: Sequence[RawText], reading: Reading) -> Corpus:
         words = _first(find_words(_pieces(text, reading)), reading.limit)
         number = numbers.__getitem__
         read.append([np.fromiter(map(number, piece), np.int32) for piece in words])
+    sizes = [sum(map(len, pieces)) for pieces in read]
+    _check(raw, sizes, list(numbers), reading)
     counts = np.zeros(len(numbers), np.int64)
     for pieces in read:
         for piece in pieces:
@@ -152,6 +143,23 @@ def _read_words(raw: Sequence[RawText], reading: Reading) -> Corpus:
         np.concatenate([final[:0], *(final[p] for p in pieces)]) for pieces in read
     ]
     return Corpus(vocabulary, texts)
+
+
+def _check(
+    raw: Sequence[RawText],
+    sizes: Iterable[int],
+    symbols: Sequence[str | int],
+    reading: Reading,
+) -> None:
+    """Refuses a text without symbols, and texts of one symbol."""
+    for text, size in zip(raw, sizes, strict=True):
+        if size == 0:
+            raise UserError(f"{text.where}: holds no {reading.unit}; use another text")
+    if len(symbols) == 1:
+        raise UserError(
+            f"{raw[0].where}: holds one symbol only, {symbols[0]!r}: nothing is left "
+            "to predict; use another text"
+        )
 
 
 def _choose(frequencies: Mapping[str, int], reading: Reading) -> tuple[list[str], bool]:

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import json
 import re
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ from jaxlstm.lab.errors import suggest
 from jaxlstm.lab.vocabulary import split_words
 
 CHUNK = 1 << 20
+
+# By byte: itself for a to z, a space for all others.
+_LETTERS = bytes(
+    byte if chr(byte) in string.ascii_lowercase else 32 for byte in range(256)
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ def keep_letters(pieces: Iterable[str]) -> Iterator[str]:
     """Yields lower case, with one space for every run of characters beside a to z."""
     after_space = False
     for piece in pieces:
-        letters = re.sub("[^a-z]+", " ", piece.lower())
+        ascii_letters = piece.lower().encode("ascii", "replace").translate(_LETTERS)
+        letters = re.sub(" {2,}", " ", ascii_letters.decode("ascii"))
         if after_space:
             letters = letters.removeprefix(" ")
         if letters:

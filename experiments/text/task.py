@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -174,10 +174,7 @@ class Text(Task):
 
     def loss(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Cross-entropy in nats."""
-        highest = jax.lax.stop_gradient(prediction.max(axis=-1, keepdims=True))
-        shifted = prediction - highest
-        picked = jnp.take_along_axis(shifted, target[..., None], axis=-1)[..., 0]
-        return jnp.log(jnp.exp(shifted).sum(axis=-1)) - picked
+        return optax.softmax_cross_entropy_with_integer_labels(prediction, target)
 
     def scores(self, prediction: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
         """How often the symbol predicted is the next one."""

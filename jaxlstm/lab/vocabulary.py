@@ -198,8 +198,10 @@ def code_points(text: str) -> np.ndarray:
 
 
 def _bytes(text: str) -> np.ndarray:
+    """Returns the bytes [n] of a text, as code points are."""
     # Bytes of a command line that are not UTF-8 stand in a string as surrogates.
-    return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    data = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+    return data.astype(np.uint32)
 
 
 def _is_of(unit: Unit, symbol: str | int) -> bool:
