@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from jaxlstm.lab import UserError
 from jaxlstm.lab.data import DataFile, find_file, hash_file
@@ -269,6 +270,24 @@ def test_failed_downloads_leave_nothing(server, cache):
     line = refusal(text_file("file:///text.txt"))
     assert line.startswith("file:///text.txt: cannot be fetched: InvalidSchema")
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["there", "missing"])
+def test_answers_are_closed(server, monkeypatch, name):
+    closed = []
+    close = requests.Response.close
+
+    def note(answer):
+        closed.append(answer.status_code)
+        close(answer)
+
+    monkeypatch.setattr(requests.Response, "close", note)
+    url = server.url("there", TEXT).replace("there", name)
+    if name == "there":
+        find_file(text_file(url))
+    else:
+        refusal(text_file(url))
+    assert closed == [200 if name == "there" else 404]
 
 
 def test_interrupted_download_leaves_nothing(server, cache, monkeypatch):
