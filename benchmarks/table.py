@@ -1,5 +1,7 @@
 """The benchmarks. A new contestant is a row here."""
 
+from typing import Any
+
 from benchmarks.base import Benchmark, Contestant, Need
 
 LAB = Need("optax", "lab")
@@ -90,4 +92,98 @@ SMALL_NET = Benchmark(
     tolerance=1e-3,
 )
 
-BENCHMARKS = {row.name: row for row in (TRAINING_STEP, SMALL_NET)}
+SAMPLING = Benchmark(
+    name="sampling",
+    summary="text from a character model, symbol by symbol",
+    unit="symbol",
+    sizes={"default": {"N": 10_000, "X": 65, "H": 128, "L": 2}},
+    quantities=("sampling", "greedy"),
+    contestants=(
+        Contestant(
+            name="jaxlstm",
+            use="benchmarks.sampling:prepare",
+            needs=(LAB,),
+            targets={"sampling": 10, "greedy": 10},
+        ),
+        Contestant(
+            name="jaxlstm, one symbol a call",
+            use="benchmarks.sampling:prepare",
+            options={"chunk_size": 1},
+            needs=(LAB,),
+        ),
+        Contestant(
+            name="PyTorch, one thread",
+            use="benchmarks.peers.torch_sampling:prepare",
+            needs=(LAB, TORCH),
+        ),
+    ),
+    baseline="PyTorch, one thread",
+    # Symbols are whole numbers: one that differs is off by far more.
+    tolerance=1e-3,
+)
+
+
+def _char_lm(config: str, target: float, **row: Any) -> Benchmark:
+    """Returns the training of a run's model, against PyTorch's loop."""
+    torch = "benchmarks.peers.torch_char_lm:prepare"
+    return Benchmark(
+        name=config,
+        unit="update",
+        quantities=("training",),
+        contestants=(
+            Contestant(
+                name="jaxlstm",
+                use="benchmarks.char_lm:prepare",
+                options={"config": config},
+                needs=(LAB,),
+                targets={"training": target},
+            ),
+            Contestant(
+                name="jaxlstm, 1 device",
+                use="benchmarks.char_lm:prepare",
+                options={"config": config, "one_device": True},
+                needs=(LAB,),
+            ),
+            Contestant(
+                name="PyTorch",
+                use=torch,
+                options={"config": config},
+                needs=(LAB, TORCH),
+            ),
+            Contestant(
+                name="PyTorch, foreach",
+                use=torch,
+                options={"config": config, "foreach": True},
+                needs=(LAB, TORCH),
+            ),
+        ),
+        baseline="PyTorch",
+        # Rounding grows from update to update, and RMSProp's first steps take the sign
+        # of entries that are nothing but rounding.
+        tolerance=1e-3,
+        **row,
+    )
+
+
+TINY_SHAKESPEARE = _char_lm(
+    "tiny_shakespeare",
+    target=1.2,
+    summary="the model of char-rnn: two layers, RMSProp, each entry clipped",
+    sizes={
+        "default": {"T": 50, "B": 50, "X": 65, "H": 128, "L": 2, "updates": 25},
+    },
+)
+
+TIME_MACHINE = _char_lm(
+    "time_machine",
+    target=1.0,
+    summary="the model of Dive into Deep Learning: one layer, SGD, the norm clipped",
+    sizes={
+        "default": {"T": 35, "B": 32, "X": 28, "H": 256, "L": 1, "updates": 40},
+    },
+)
+
+BENCHMARKS = {
+    row.name: row
+    for row in (TRAINING_STEP, SMALL_NET, SAMPLING, TINY_SHAKESPEARE, TIME_MACHINE)
+}

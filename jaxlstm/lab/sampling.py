@@ -215,8 +215,8 @@ def require_vocabulary(run: "Run") -> Vocabulary:
     """
     if run.vocabulary is None:
         raise UserError(
-            f"{run.path}: its task has no vocabulary, so its model writes no text; "
-            "name a run of a text task"
+            f"{run.path}: has no vocabulary, for its task is none on text; name a run "
+            "of one that is"
         )
     return run.vocabulary
 
