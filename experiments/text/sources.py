@@ -76,8 +76,8 @@ TIME_MACHINE = KnownText(
 )
 
 # The file at the URL has CRLF, a byte order mark in front and, by its published length,
-# a character more at its end. Published figures on 87 symbols are of that file; hash
-# and size are those of the text, which has 82.
+# a character more at its end: hash and size are those of the text without them. Figures
+# published on the bytes of that file are of another text, with other symbols.
 WAR_AND_PEACE = KnownText(
     name="war_and_peace",
     title="Leo Tolstoy, War and Peace, in the translation of L. and A. Maude",
