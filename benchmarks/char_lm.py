@@ -1,0 +1,83 @@
+"""Character models of published runs, trained by the laboratory's own loop.
+
+On the text that comes with Python, cut down to the run's number of symbols: nothing has
+to be fetched, and which symbols they are does not matter to the time.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.base import Prepared, Size, Work
+from benchmarks.problems import Readout, Weights, draw_net
+from jaxlstm.lab.config import Config, load_config
+from jaxlstm.lab.experiment import build
+from jaxlstm.lab.training import Metrics, fit
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def read_config(name: str, size: Size, overrides: tuple[str, ...] = ()) -> Config:
+    """Returns a run's config at a size T, B, X, H, L.
+
+    The learning rate stays where it is, as in the loops of the peers.
+
+    Args:
+      name: of the file, without its ending.
+      size: of the problem.
+      overrides: further keys.
+    """
+    return load_config(
+        CONFIGS / f"{name}.toml",
+        [
+            "task.source=python-docs",
+            f"task.vocabulary_size={size['X']}",
+            f"train.segment_length={size['T']}",
+            f"train.batch_size={size['B']}",
+            f"model.hidden_size={size['H']}",
+            f"model.num_layers={size['L']}",
+            "optimizer.schedule.name=constant",
+            *overrides,
+        ],
+    )
+
+
+def draw_weights(size: Size) -> tuple[list[Weights], Readout]:
+    """Returns the layers, from the input up, and the readout of a size X, H, L."""
+    widths = [size["X"], *[size["H"]] * (size["L"] - 1)]
+    nets = [draw_net({"X": width, "H": size["H"]}, size["X"]) for width in widths]
+    return [weights for weights, _ in nets], nets[0][1]
+
+
+def prepare(size: Size, *, config: str, one_device: bool = False) -> Prepared:
+    """Builds the experiment and draws the state before the first update.
+
+    Args:
+      size: T, B, X symbols, H, L layers, and how many updates are timed at once.
+      config: name of the run's file.
+      one_device: whether the batch stays on one device; otherwise it is spread over as
+        many as there are cores.
+    """
+    overrides = ("devices=1",) if one_device else ()
+    experiment = build(read_config(config, size, overrides))
+    trainer, count = experiment.trainer, size["updates"]
+    state = trainer.init(jax.random.key(0), experiment.batch_size)
+    # Copied, for an update gives the buffers away.
+    params = jax.tree.unflatten(
+        jax.tree.structure(state.params),
+        [jnp.array(x) for x in jax.tree.leaves(draw_weights(size))],
+    )
+    state = state._replace(params=params)
+    steps = fit(trainer, state, experiment.source, lambda done: done + count, count)
+
+    def run() -> Metrics:
+        return next(steps)[1]
+
+    def outputs(metrics: Metrics) -> dict[str, Any]:
+        return {"loss": metrics.loss / metrics.weight}
+
+    devices = trainer.mesh.devices
+    device = f"{devices.size} x {devices.flat[0].platform}"
+    return Prepared({"training": Work(run, outputs, count)}, device)
