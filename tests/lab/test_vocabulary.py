@@ -20,6 +20,7 @@ WORDS = Vocabulary("words", ("<unk>", "the", "<eos>", "cat", "sat."), 0)
     [
         (CHARACTERS, "b é\n😀a", [3, 1, 4, 0, 5, 2]),
         (PARTIAL, "abcz\U0010ffff", [0, 1, 2, 0, 0]),
+        (PARTIAL, "".join(map(chr, range(0x100, 0x300))), [0] * 0x200),
         (BYTES, "a b", [2, 1, 3]),
         (WORDS, "the cat sat.\n\nThe dog", [1, 3, 4, 2, 2, 0, 0]),
         (CHARACTERS, "", []),
