@@ -111,6 +111,18 @@ def test_candidates_are_those_of_the_definitions(options):
         assert all(found[n] == pytest.approx(expected[n], 1e-5) for n in expected)
 
 
+def test_top_p_of_one_keeps_what_rounding_would_lose():
+    # In float32 the first probability is 1.
+    logits = np.float32([20.0, 0.0])
+    values, _ = Sampling(top_p=1.0).candidates(jnp.asarray(logits))
+    np.testing.assert_array_equal(values, logits)
+
+
+def test_noise_belongs_to_symbols():
+    everything = sample_net(Sampling(top_k=NUM_SYMBOLS))
+    np.testing.assert_array_equal(everything, sample_net(Sampling()))
+
+
 def chi_square(counts, probabilities):
     """Returns how far counts are from what is expected, by Pearson's statistic."""
     expected = counts.sum() * np.asarray(probabilities)
