@@ -6,12 +6,14 @@ import platform
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from experiments.text.agreement import PUPPIES, check_contrast
 from experiments.text.batches import (
     Stretch,
     count_segments,
@@ -30,9 +33,10 @@ from experiments.text.batches import (
     make_source,
 )
 from experiments.text.corpus import Corpus, Reading, read_corpus
+from experiments.text.figures import check_passage, draw_memory
 from experiments.text.raw import RawText, open_texts
 from experiments.text.sources import KNOWN_TEXTS, PYTHON_DOCS
-from jaxlstm.lab import ModelParts, Reference, Source, Task, UserError, generator
+from jaxlstm.lab import ModelParts, Reference, Run, Source, Task, UserError, generator
 from jaxlstm.lab.vocabulary import Unit, Vocabulary
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
@@ -89,6 +93,10 @@ class Text(Task):
         one's beginning, as in char-rnn; otherwise an epoch starts from the initial
         state.
       published: figures to draw beside the loss.
+      passage: the text on which pictures show what units hold; by default a part of
+        the validation text. It loses what the vocabulary lacks.
+      contrast: two sentences that differ in number before the last word, which has to
+        agree, for a picture of how the net tells them apart; or none.
     """
 
     source: str = PYTHON_DOCS.name
@@ -103,6 +111,10 @@ class Text(Task):
     random_offset: bool = False
     carry_over_epochs: bool = False
     published: list[Published] = Field(default=[])
+    passage: Annotated[str | None, AfterValidator(check_passage)] = None
+    contrast: Annotated[list[str], AfterValidator(check_contrast)] = Field(
+        default=[*PUPPIES]
+    )
 
     @field_validator("source")
     @classmethod
@@ -215,6 +227,10 @@ class Text(Task):
     def references(self) -> Sequence[Reference]:
         """The published figures of the config."""
         return [Reference(p.label, p.loss, p.update) for p in self.published]
+
+    def figures(self, run: Run) -> dict[str, Figure]:
+        """Draws what units hold, their gates, and how the net tells number."""
+        return draw_memory(run, self.passage, self.contrast)
 
     @property
     def _has_splits(self) -> bool:
