@@ -29,7 +29,8 @@ TINY = {
     "small_net": "T=4,B=2,H=5,updates=3",
     "sampling": "N=20,X=5,H=4",
     "tiny_shakespeare": "T=4,B=2,X=6,H=5,updates=3",
-    "time_machine": "T=4,B=2,X=6,H=5,updates=3",
+    # Epochs of two segments: the state begins anew now and then.
+    "time_machine": "T=4,B=1000,X=6,H=32,updates=5",
 }
 
 
