@@ -104,7 +104,7 @@ def draw_gates(
     longest = max(map(len, labels))
     figure = Figure(
         figsize=(
-            2.6 + 0.125 * len(labels) * (1 if longest == 1 else 1.8),
+            max(6, 2.6 + 0.125 * len(labels) * (1 if longest == 1 else 1.8)),
             0.8 + len(units) * (0.65 + 0.27 * len(names) + 0.07 * longest),
         ),
         layout="constrained",
@@ -152,8 +152,10 @@ def draw_agreement(
     """
     table, columns = agreement.log_probability, len(agreement.values[0])
     heights = [1.0] * len(agreement.units) + ([] if table is None else [0.9])
+    longest = max(len(label_of(piece)) for row in pieces for piece in row)
+    step = max(0.17, 0.08 * longest)
     figure = Figure(
-        figsize=(max(7.5, 1.2 + 0.17 * columns), 0.8 + 1.35 * len(heights)),
+        figsize=(max(7.5, 1.2 + step * columns), 0.8 + 1.35 * len(heights)),
         layout="constrained",
     )
     panels = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
@@ -201,7 +203,6 @@ def _write_sentences(
     axes: Axes, contrast: Contrast, pieces: Sequence[Sequence[str]]
 ) -> None:
     """Writes two sentences below a panel, one above the other."""
-    rotation = 20 if max(len(piece) for row in pieces for piece in row) > 1 else 0
     rows = zip(pieces, contrast.columns, SENTENCES, strict=True)
     for line, (row, places, color) in enumerate(rows):
         for piece, place in zip(row, places.tolist(), strict=True):
@@ -216,7 +217,6 @@ def _write_sentences(
                 color=color,
                 fontsize=8,
                 family=FONT,
-                rotation=rotation,
             )
 
 
@@ -253,10 +253,11 @@ def _lay_out(
     Symbols that would stand below the last line are left out.
     """
     places, row, column, width = [], 0, 0, 0
-    for piece in pieces:
-        label = label_of(piece)
-        # A word has a gap behind it.
-        length = len(label) + (len(label) > 1)
+    labels = [label_of(piece) for piece in pieces]
+    # Words have a gap behind them.
+    gap = int(max(map(len, labels)) > 1)
+    for piece, label in zip(pieces, labels, strict=True):
+        length = len(label) + gap
         if column + length > LINE:
             row, column = row + 1, 0
         if row == LINES:

@@ -27,7 +27,7 @@ from jaxlstm.lab.vocabulary import END_OF_LINE, Vocabulary
 
 NUM_UNITS, NUM_GATED, NUM_NUMBER = 4, 2, 3
 # Characters of a passage.
-LONGEST = 500
+LONGEST = 300
 
 
 class Extent(NamedTuple):
@@ -44,7 +44,7 @@ class Extent(NamedTuple):
     sentence: int
 
 
-SIGN_EXTENT, WORD_EXTENT = Extent(8, 280, 64), Extent(2, 70, 24)
+SIGN_EXTENT, WORD_EXTENT = Extent(8, 280, 64), Extent(2, 60, 24)
 
 
 def check_passage(passage: str | None) -> str | None:
@@ -95,7 +95,7 @@ def draw_memory(
     symbols = open_stretch(run)
     recording = record(model, params, symbols)
     values = activations(cell, recording)
-    units = choose_units(values, extent.lag, NUM_UNITS)
+    units = choose_units(values, extent.lag, extent.passage, NUM_UNITS)
     chosen = pick(values, units)
     titles = [
         title_of(unit, chosen[..., n], pieces[symbols].T)

@@ -107,23 +107,29 @@ def activations(cell: Cell, recording: Recording) -> np.ndarray:
     return np.stack([np.asarray(x[1:], np.float32) for x in layers], axis=-2)
 
 
-def choose_units(values: np.ndarray, lag: int, count: int) -> list[Unit]:
+def choose_units(values: np.ndarray, lag: int, window: int, count: int) -> list[Unit]:
     """Returns the units that respond most, each to something else.
 
-    The measure is a unit's covariance with itself some steps later. It is near 1 for
-    a unit that stands now at one end, now at the other, and changes seldom; a unit
-    that stays where it is, or flickers with each symbol, has none. From the top down,
-    a unit is left out if its correlation with one before is beyond +-0.6.
+    The measure is a unit's covariance with itself some steps later, within windows of
+    the text. It is near 1 for a unit that stands now at one end, now at the other, and
+    changes seldom, but within a window; a unit that stays where it is, or flickers
+    with each symbol, has none. From the top down, a unit is left out if its
+    correlation with one before is beyond +-0.6.
 
     Args:
       values: [T, B, L, H], between -1 and 1.
       lag: how much later.
+      window: how many symbols it has.
       count: how many units, at most.
     """
-    lag = min(lag, len(values) - 1)
+    window = min(window, len(values))
+    lag = min(lag, window - 1)
+    whole = values[: len(values) // window * window]
+    windows = whole.reshape(-1, window, *values.shape[1:])
+    windows = windows - windows.mean(axis=1, keepdims=True)
+    kept = np.mean(windows[:, lag:] * windows[:, : window - lag], axis=(0, 1, 2))
     centred = values - values.mean(axis=(0, 1))
-    kept = np.mean(centred[lag:] * centred[: len(centred) - lag], axis=(0, 1)).ravel()
-    return take_unlike(kept, centred.reshape(-1, *values.shape[2:]), count)
+    return take_unlike(kept.ravel(), centred.reshape(-1, *values.shape[2:]), count)
 
 
 def take_unlike(score: np.ndarray, values: np.ndarray, count: int) -> list[Unit]:
