@@ -10,6 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
+from experiments.text.sources import KNOWN_TEXTS
+from experiments.text.task import Text
 from jaxlstm.cells import CELLS
 from jaxlstm.estimators import ESTIMATORS
 from jaxlstm.lab import commands
@@ -138,3 +140,14 @@ def test_shown_errors_are_those_printed(page, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             commands.main(shlex.split(command))
         assert capsys.readouterr().err == shown
+
+
+def test_keys_of_text_are_its_fields():
+    text = (ROOT / "docs" / "text.md").read_text()
+    table, _, _ = text.partition("| source | what | from |")
+    rows = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    keys = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert keys == list(Text.model_fields)
+    known = re.findall(r"^\| (`.+?`) \|", text.partition("| from |")[2], re.MULTILINE)
+    names = [name for row in known for name in re.findall(r"`(\w[\w-]*)`", row)]
+    assert names[: len(KNOWN_TEXTS)] == list(KNOWN_TEXTS)
