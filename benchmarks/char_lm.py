@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.base import Prepared, Size, Work
-from benchmarks.problems import Readout, Weights, draw_net
+from benchmarks.problems import draw_stack
 from jaxlstm.lab.config import Config, load_config
 from jaxlstm.lab.experiment import build
 from jaxlstm.lab.training import Metrics, fit
@@ -44,13 +44,6 @@ def read_config(name: str, size: Size, overrides: tuple[str, ...] = ()) -> Confi
     )
 
 
-def draw_weights(size: Size) -> tuple[list[Weights], Readout]:
-    """Returns the layers, from the input up, and the readout of a size X, H, L."""
-    widths = [size["X"], *[size["H"]] * (size["L"] - 1)]
-    nets = [draw_net({"X": width, "H": size["H"]}, size["X"]) for width in widths]
-    return [weights for weights, _ in nets], nets[0][1]
-
-
 def prepare(size: Size, *, config: str, one_device: bool = False) -> Prepared:
     """Builds the experiment and draws the state before the first update.
 
@@ -67,7 +60,7 @@ def prepare(size: Size, *, config: str, one_device: bool = False) -> Prepared:
     # Copied, for an update gives the buffers away.
     params = jax.tree.unflatten(
         jax.tree.structure(state.params),
-        [jnp.array(x) for x in jax.tree.leaves(draw_weights(size))],
+        [jnp.array(x) for x in jax.tree.leaves(draw_stack(size))],
     )
     state = state._replace(params=params)
     steps = fit(trainer, state, experiment.source, lambda done: done + count, count)

@@ -76,6 +76,20 @@ def draw_net(size: Size, output_size: int) -> tuple[Weights, Readout]:
     return weights, readout
 
 
+def draw_stack(size: Size, gain: float = 1.0) -> tuple[list[Weights], Readout]:
+    """Returns L layers, from the input up, and a readout of X symbols.
+
+    Args:
+      size: X, H, L.
+      gain: by which all weights are larger.
+    """
+    widths = [size["X"], *[size["H"]] * (size["L"] - 1)]
+    nets = [draw_net({"X": width, "H": size["H"]}, size["X"]) for width in widths]
+    scale = np.float32(gain)
+    layers = [Weights(*[scale * weight for weight in layer]) for layer, _ in nets]
+    return layers, Readout(*[scale * weight for weight in nets[0][1]])
+
+
 def _draw_weights(
     random: np.random.Generator, input_size: int, hidden_size: int
 ) -> Weights:

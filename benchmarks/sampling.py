@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from benchmarks.base import Prepared, Size, Work
-from benchmarks.problems import Readout, Weights, draw_net
+from benchmarks.problems import draw_stack
 from jaxlstm import LSTMParams, Model, ModelParams
 from jaxlstm.cells import make_lstm
 from jaxlstm.lab.draws import Sampling
@@ -19,17 +19,9 @@ GAIN = 3.5
 START = 0
 
 
-def draw_weights(size: Size) -> tuple[list[Weights], Readout]:
-    """Returns the layers, from the input up, and the readout of a size X, H, L."""
-    widths = [size["X"], *[size["H"]] * (size["L"] - 1)]
-    nets = [draw_net({"X": width, "H": size["H"]}, size["X"]) for width in widths]
-    layers = [Weights(*[GAIN * weight for weight in net[0]]) for net in nets]
-    return layers, Readout(*[GAIN * weight for weight in nets[0][1]])
-
-
 def make_net(size: Size) -> tuple[Model, ModelParams]:
     """Returns the model, and its parameters."""
-    layers, readout = draw_weights(size)
+    layers, readout = draw_stack(size, GAIN)
     model = make_model(
         make_lstm(),
         input_size=size["X"],

@@ -52,11 +52,12 @@ def test_kept_entries_are_scaled_and_others_zero():
 
 def test_unroll_draws_what_step_draws(x64):
     model, params, inputs = make_problem()
-    start = model.initial_state(params, (B,))
+    start, advance = model.initial_state(params, (B,)), model.step
+    assert advance is not None
 
     def by_step(state, xs):
         x, time = xs
-        state = model.step(params.recurrent, state, x, key=KEYS, time=time)
+        state = advance(params.recurrent, state, x, key=KEYS, time=time)
         return state, state
 
     @jit

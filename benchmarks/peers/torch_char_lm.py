@@ -5,31 +5,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.base import Prepared, Size, Work
-from benchmarks.char_lm import draw_weights, read_config
-from benchmarks.peers.torch_training_step import to_torch
+from benchmarks.char_lm import read_config
+from benchmarks.peers.torch_nets import make_net
+from benchmarks.problems import draw_stack
 from jaxlstm.lab.config import Config
-
-
-def make_net(size: Size) -> tuple[torch.nn.LSTM, torch.nn.Linear]:
-    """Returns the layers and the readout of a size X, H, L.
-
-    Of the two biases of a layer one trains, as in the cell: two would take twice its
-    step.
-    """
-    layers, (w, b) = draw_weights(size)
-    net = torch.nn.LSTM(size["X"], size["H"], size["L"])
-    net.load_state_dict(
-        {
-            name.replace("_l0", f"_l{number}"): weight
-            for number, weights in enumerate(layers)
-            for name, weight in to_torch(weights).items()
-        }
-    )
-    for name, weight in net.named_parameters():
-        weight.requires_grad_(not name.startswith("bias_hh"))
-    readout = torch.nn.Linear(*w.shape)
-    readout.load_state_dict({"weight": torch.tensor(w.T), "bias": torch.tensor(b)})
-    return net, readout
 
 
 def make_optimizer(
@@ -57,7 +36,11 @@ def prepare(size: Size, *, config: str, foreach: bool = False) -> Prepared:
     source = settings.task.split(
         "train", batch_size=size["B"], segment_length=size["T"], seed=0
     )
-    net, readout = make_net(size)
+    net, readout = make_net(*draw_stack(size))
+    # Of the two biases of a layer one trains, as in the cell: two would take twice its
+    # step.
+    for name, weight in net.named_parameters():
+        weight.requires_grad_(not name.startswith("bias_hh"))
     weights = [w for w in (*net.parameters(), *readout.parameters()) if w.requires_grad]
     optimizer = make_optimizer(settings, weights, foreach=foreach)
     one_hot = torch.eye(size["X"])

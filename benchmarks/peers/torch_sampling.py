@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.base import Prepared, Size, Work
-from benchmarks.peers.torch_training_step import to_torch
-from benchmarks.sampling import START, draw_weights
+from benchmarks.peers.torch_nets import make_net
+from benchmarks.problems import draw_stack
+from benchmarks.sampling import GAIN, START
 
 
 def prepare(size: Size) -> Prepared:
@@ -20,17 +21,7 @@ def prepare(size: Size) -> Prepared:
       size: X symbols, H, L layers, and N symbols that are sampled at once.
     """
     torch.set_num_threads(1)
-    layers, (w, b) = draw_weights(size)
-    net = torch.nn.LSTM(size["X"], size["H"], size["L"])
-    net.load_state_dict(
-        {
-            name.replace("_l0", f"_l{number}"): weight
-            for number, weights in enumerate(layers)
-            for name, weight in to_torch(weights).items()
-        }
-    )
-    readout = torch.nn.Linear(*w.shape)
-    readout.load_state_dict({"weight": torch.tensor(w.T), "bias": torch.tensor(b)})
+    net, readout = make_net(*draw_stack(size, GAIN))
     one_hot = torch.eye(size["X"])
 
     def draw(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -61,7 +61,7 @@ def backward(
         )
 
     def run(
-        params: PyTree, hidden: Any, segment: Segment, keys: Key, **time: Array
+        params: PyTree, hidden: Any, segment: Segment, keys: Key, **time: Any
     ) -> tuple[Any, tuple[Array, Array]]:
         hidden, states = model.unroll(
             params.recurrent,

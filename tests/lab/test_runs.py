@@ -320,6 +320,7 @@ def test_model_and_params_need_no_data(config, command, monkeypatch):
     monkeypatch.setattr(tiny.Tiny, "parts", gone)
     run = load_run("out")
     state = run.model.initial_state(run.params, (2,))
+    assert run.model.step is not None
     states = run.model.step(run.params.recurrent, state, jnp.ones((2, 2)))
     assert run.model.readout(run.params, states).shape == (2, 1)
     with pytest.raises(UserError, match="the data are gone"):
