@@ -294,16 +294,23 @@ def test_best_checkpoint_of_what_was_undone_is_forgotten(
 ):
     """Killed after the best parameters were saved, and before the latest."""
 
-    def fail(number):
-        if number == 10:
-            raise RuntimeError
+    def fail_at(last):
+        def fail(number):
+            if number == last:
+                raise RuntimeError
 
-    on_segment(fail)
+        on_segment(fail)
+
     options = "train.eval_every=3", "train.updates_per_call=1"
+    fail_at(10)
     with pytest.raises(RuntimeError):
         command("run", config, *options, "--out", "failed")
     assert load_run("failed").update == 9
     assert load_run("failed", "latest").update == 5
+    fail_at(7)
+    with pytest.raises(RuntimeError):
+        command("resume", "failed")
+    assert load_run("failed").update == 6
     on_segment(None)
     command("run", config, *options, "--out", "whole")
     assert command("resume", "failed").code == 0
