@@ -3,10 +3,15 @@
     checkpoints/latest/N/     parameters, and all else that training goes on from
     checkpoints/best/N/       parameters alone
 
-N is the number of updates that were made.
+N is the number of updates that were made. Beside them lies manifest.json, written last,
+with a hash of every file: orbax would restore many a flipped bit without a word. A
+checkpoint without it was cut short while it was saved, and does not count.
 """
 
+import hashlib
+import json
 import logging
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,12 +24,14 @@ from jaxlstm.lab.errors import UserError, suggest
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+# What is wrong with a checkpoint is found before orbax finds it.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 Which = Literal["best", "latest"]
 
 # The item of a checkpoint that a model needs, and the one that training needs beside.
 PARAMS, TRAINING = "params", "training"
+MANIFEST = "manifest.json"
 
 
 def check_which(which: str) -> None:
@@ -42,33 +49,29 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int | None = None):
         self.folder = folder
-        self._keep = keep
+        self._keep: dict[str, int | None] = {"latest": keep, "best": keep and 1}
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def save(self, state: TrainState) -> None:
         """Saves a state among the latest ones; returns when it is on disk."""
-        manager, step = self._manager("latest", self._keep), int(state.num_updates)
-        if step not in manager.all_steps():
+        step = int(state.num_updates)
+        if step not in self._steps("latest"):
             rest = state._replace(params=())
-            items = {PARAMS: state.params, TRAINING: rest}
-            manager.save(step, args=_composite(ocp.args.StandardSave, items))
+            self._save("latest", step, {PARAMS: state.params, TRAINING: rest})
 
     def save_best(self, params: PyTree, update: int) -> None:
         """Saves parameters in place of the best ones so far."""
-        args = _composite(ocp.args.StandardSave, {PARAMS: params})
-        self._manager("best", 1).save(update, args=args)
+        self._save("best", update, {PARAMS: params})
 
     def drop_best_after(self, update: int) -> None:
-        """Forgets a best checkpoint that is younger than the update gone on from."""
-        best = self.number("best")
-        if best is not None and best > update:
-            self._manager("best", 1).delete(best)
+        """Forgets best checkpoints that are younger than the update gone on from."""
+        for step in self._steps("best"):
+            if step > update:
+                self._manager("best").delete(step)
 
     def number(self, which: Which) -> int | None:
         """Returns the update that a checkpoint was made after; None without one."""
-        if which not in self._managers and not (self.folder / which).is_dir():
-            return None
-        return self._manager(which).latest_step()
+        return max(self._steps(which), default=None)
 
     def restore(self, template: TrainState) -> TrainState:
         """Returns the latest state.
@@ -106,7 +109,42 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
 
-    def _manager(self, which: Which, keep: int | None = None) -> ocp.CheckpointManager:
+    def _steps(self, which: Which) -> list[int]:
+        paths = (self.folder / which).glob(f"*/{MANIFEST}")
+        return [int(p.parent.name) for p in paths if p.parent.name.isdecimal()]
+
+    def _path(self, which: Which, step: int) -> Path:
+        return self.folder / which / str(step)
+
+    def _save(self, which: Which, step: int, items: dict[str, PyTree]) -> None:
+        manager = self._manager(which)
+        if step in manager.all_steps():
+            manager.delete(step)
+        manager.save(step, args=_composite(ocp.args.StandardSave, items))
+        path = self._path(which, step)
+        replacement = path / f"{MANIFEST}.new"
+        replacement.write_text(json.dumps(_hash_files(path), indent=2) + "\n")
+        os.replace(replacement, path / MANIFEST)
+
+    def _check(self, path: Path) -> None:
+        """Raises UserError unless the files are those that were saved."""
+        try:
+            expected = json.loads((path / MANIFEST).read_text())
+        except ValueError:
+            expected = None
+        found = _hash_files(path)
+        if expected == found:
+            return
+        expected = expected if isinstance(expected, dict) else {}
+        names = sorted(expected.keys() | found.keys() | {MANIFEST})
+        wrong = next((n for n in names if expected.get(n) != found.get(n)), MANIFEST)
+        raise UserError(
+            f"{path}: is damaged: {wrong} is not what was saved; remove the folder, "
+            "and the checkpoint before it is taken"
+        )
+
+    def _manager(self, which: Which) -> ocp.CheckpointManager:
+        keep = self._keep[which]
         if which not in self._managers:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
@@ -123,6 +161,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: holds no checkpoint; `jaxlstm resume` begins anew"
             )
+        self._check(self._path(which, step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
         try:
             args = _composite(ocp.args.StandardRestore, abstract)
@@ -130,8 +169,17 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{self.folder / which / str(step)}: cannot be restored: {reason}"
+                f"{self._path(which, step)}: cannot be restored: {reason[:200]}"
             ) from error
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """Returns the hash of each file of a checkpoint but its manifest."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(MANIFEST)
+    }
 
 
 def _composite(kind: Any, items: dict[str, PyTree]) -> ocp.args.Composite:

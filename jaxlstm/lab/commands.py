@@ -1,5 +1,6 @@
 """The command line."""
 
+import io
 import json
 import os
 import signal
@@ -101,6 +102,10 @@ def evaluate(
     loaded = load_run(run, checkpoint)
     experiment = loaded.experiment
     splits = loaded.task.splits if split is None else (split,)
+    if not splits:
+        raise UserError(
+            f"{run}: its task has no split beside train; measure that by --split train"
+        )
     sources = {name: experiment.split(name) for name in splits}
     for name, source in sources.items():
         if source.num_segments is None:
@@ -197,6 +202,8 @@ def sample(
         num_samples=num_samples,
         seed=seed,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -245,6 +252,11 @@ def _train(run: Run, *, resume: bool) -> None:
         run.note(status="stopped", seconds=round(before + seconds, 1))
         console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
         sys.exit(128 + interrupted.signal)
+    except KeyboardInterrupt:
+        # After training, while pictures are drawn.
+        run.note(status="stopped")
+        console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
+        sys.exit(128 + signal.SIGINT)
     except BaseException:
         run.note(status="failed")
         raise

@@ -74,17 +74,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics file.
 
     Raises:
-      UserError: there is no such file, or a line is not JSON.
+      UserError: there is no such file, or a line is none of a metrics file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; is {path.parent} a run directory?")
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise UserError(f"{path}: line {number} is not JSON; remove it") from None
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        values = _parse(line)
+        if values is None:
+            raise UserError(
+                f"{path}: line {number} is not a JSON object with update, split and "
+                "loss; remove it"
+            )
+        lines.append(values)
     return lines
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    kinds = {"update": int, "split": str, "loss": (int, float)}
+    fits = all(isinstance(values.get(name), kind) for name, kind in kinds.items())
+    return values if fits else None
 
 
 def cut_metrics(path: Path, update: int) -> None:
@@ -98,13 +113,12 @@ def cut_metrics(path: Path, update: int) -> None:
         return
     along_the_way = "train", "validation"
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
+    for line in path.read_bytes().splitlines():
+        values = _parse(line)
+        if values is None:
             continue
         if values["update"] <= update and values["split"] in along_the_way:
-            kept.append(line + "\n")
+            kept.append(line + b"\n")
     replacement = path.with_suffix(".new")
-    replacement.write_text("".join(kept), encoding="utf-8")
+    replacement.write_bytes(b"".join(kept))
     os.replace(replacement, path)

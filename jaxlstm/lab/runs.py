@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pydantic
 
 import jaxlstm
 from jaxlstm.lab.checkpoints import Checkpoints, Which, check_which
@@ -33,6 +34,24 @@ CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES = (
     "vocabulary.json",
     "samples.txt",
 )
+
+
+# Facts of the data that say where it lies: the same data may lie elsewhere.
+PLACES = "source", "python"
+
+
+class Facts(pydantic.BaseModel):
+    """What run.json has to hold for a run to be read back."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="allow")
+
+    status: str
+    config: str
+    import_path: list[str]
+    parts: dict[str, int | bool]
+    data: dict[str, Any]
+    devices: dict[str, Any]
+    versions: dict[str, str]
 
 
 class Run:
@@ -59,10 +78,24 @@ class Run:
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """What run.json says: versions, devices, status."""
+        path = self.path / FACTS
         try:
-            return json.loads((self.path / FACTS).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.path / FACTS}: not JSON: {error}") from None
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            Facts.model_validate(facts)
+            ModelParts(**facts["parts"])
+        except pydantic.ValidationError as error:
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise UserError(
+                f"{path}: is damaged{key and f': {key} is missing or wrong'}; bring "
+                "back what it held"
+            ) from None
+        except TypeError:
+            raise UserError(
+                f"{path}: is damaged: parts is wrong; bring back what it held"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON: {error}") from None
+        return facts
 
     @functools.cached_property
     def config(self) -> Config:
@@ -79,8 +112,8 @@ class Run:
         """
         experiment = build(self.config)
         began, now = self.facts["data"], self.task.describe_data()
-        for name in began.keys() | now.keys():
-            if began.get(name) != now.get(name):
+        for name in [*began, *now]:
+            if name not in PLACES and began.get(name) != now.get(name):
                 raise UserError(
                     f"{self.path}: the data has changed since the run began: {name} "
                     f"was {began.get(name)} and is {now.get(name)}; bring the data "

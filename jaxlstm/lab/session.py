@@ -61,9 +61,9 @@ class Session:
           resume: whether to go on from the latest checkpoint.
 
         Returns:
-          The metrics of the end by split: of "train", those of the last updates; of
-          the others, those of the best parameters where the validation loss was
-          measured along the way, and else of the last ones.
+          The metrics of the end by split: those of the best parameters where the
+          validation loss was measured along the way, and else of the last ones. Under
+          "last train" stand those of the last updates.
 
         Raises:
           Interrupted: after Ctrl-C or SIGTERM; the run has been saved.
@@ -95,13 +95,14 @@ class Session:
                 Meter(self.console, done, experiment.num_updates) as meter,
             ):
                 state = self._updates(state, checkpoints, meter, request)
+                run.note(updates=int(state.num_updates))
                 results = self._evaluate_all(state, checkpoints, request)
         finally:
             for writer in self._writers:
                 writer.close()
             checkpoints.close()
         lines = [line for line in run.metrics if line["split"] == "train"]
-        return {"train": _figures(lines[-1])} | results
+        return {"last train": _figures(lines[-1]), **results}
 
     def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
         """Draws pictures, writes samples and README, notes that the run is finished."""
@@ -158,7 +159,6 @@ class Session:
                 raise Interrupted(request.signal)
             if last:
                 break
-        self.run.note(updates=done)
         return state
 
     def _due(self, what: str, done: int) -> bool:

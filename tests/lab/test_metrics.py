@@ -65,8 +65,21 @@ def test_bad_files_are_named(tmp_path):
     write(path)
     with path.open("a") as file:
         file.write("{\n")
-    with pytest.raises(UserError, match="line 5 is not JSON; remove it"):
+    with pytest.raises(UserError, match="line 5 is not a JSON object with update"):
         read_metrics(path)
+
+
+@pytest.mark.parametrize(
+    "line", [b"3", b"{}", b"\xff", b'{"update": 1, "split": "train"}', b"null"]
+)
+def test_lines_of_another_kind_are_named_or_cut(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, LINES[:2])
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(UserError, match="line 3 is not a JSON object with update"):
+        read_metrics(path)
+    cut_metrics(path, 5)
+    assert read_metrics(path) == LINES[:2]
 
 
 def test_tensorboard_gets_all_but_the_clock(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 
 from jaxlstm.lab import Reference, UserError, load_run
 from jaxlstm.lab.plots import loss_curves
+from jaxlstm.lab.training import Evaluator
 from tests.lab import tiny
 
 RUN_FILES = {
@@ -315,6 +316,123 @@ def test_best_checkpoint_of_what_was_undone_is_forgotten(
     command("run", config, *options, "--out", "whole")
     assert command("resume", "failed").code == 0
     assert_same(load_run("failed"), load_run("whole"))
+
+
+def test_signal_during_the_last_updates(
+    undisturbed, on_segment, config, command, monkeypatch
+):
+    # One call makes all updates; its segments are asked for together.
+    on_segment(lambda n: signal.raise_signal(signal.SIGINT) if n == 11 else None)
+    options = "train.updates_per_call=2", "checkpoint.every=2"
+    assert command("run", config, *options, "--out", "stopped").code == 130
+    assert int(load_run("stopped").state.num_updates) == 10
+    on_segment(None)
+    evaluate = Evaluator.__call__
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*args, **options)
+
+    # In the evaluation after the last update, and then while pictures are drawn.
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "__call__", interrupted)
+        assert command("resume", "stopped").code == 130
+    assert load_run("stopped").facts["status"] == "stopped"
+
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlstm.lab.session.draw_run", interrupt)
+        outcome = command("resume", "stopped")
+    assert outcome.code == 130
+    assert outcome.out.endswith("stopped; go on with: jaxlstm resume stopped\n")
+    assert load_run("stopped").facts["status"] == "stopped"
+    assert command("resume", "stopped").code == 0
+    chex.assert_trees_all_equal(load_run("stopped").params, undisturbed.params)
+    assert load_run("stopped").facts["updates"] == 12
+
+
+def test_a_resumed_run_keeps_no_more_than_another(config, command, on_segment):
+    options = "train.eval_every=2", "checkpoint.every=2", "train.updates_per_call=1"
+    on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 5 else None)
+    command("run", config, *options, "--out", "out")
+    on_segment(None)
+    assert command("resume", "out").code == 0
+    folder = Path("out/checkpoints")
+    assert {path.name for path in (folder / "latest").iterdir()} == {"10", "12"}
+    (best,) = (folder / "best").iterdir()
+    assert best.name == str(load_run("out").update)
+
+
+def test_damaged_checkpoints_are_refused_by_name(undisturbed, command):
+    folder = undisturbed.path / "checkpoints/best/12"
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    assert len(files) > 3
+    for file in files:
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 4
+        for damaged in (bytes(flipped), content[:-2], b""):
+            file.write_bytes(damaged)
+            (line,) = command("eval", "undisturbed").faults
+            assert line.startswith(f"{folder}: is damaged: ")
+            assert line.endswith(
+                "remove the folder, and the checkpoint before it is taken"
+            )
+        file.write_bytes(content)
+    (folder / "new").write_text("")
+    (line,) = command("eval", "undisturbed").faults
+    assert line.startswith(f"{folder}: is damaged: new is not what was saved")
+    (folder / "new").unlink()
+    assert command("eval", "undisturbed").code == 0
+
+
+def test_a_checkpoint_that_was_cut_short_does_not_count(undisturbed, config, command):
+    (undisturbed.path / "checkpoints/latest/12/manifest.json").unlink()
+    assert load_run("undisturbed", "latest").update == 10
+    undisturbed.note(status="failed")
+    assert command("resume", "undisturbed").code == 0
+    assert load_run("undisturbed", "latest").update == 12
+    command("run", config, "--out", "other")
+    assert_same(load_run("undisturbed"), load_run("other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], ""),
+        (None, ""),
+        ({"import_path": 3}, ": import_path is missing or wrong"),
+        ({"parts": {}}, ": parts is wrong"),
+        ({"parts": {"symbols": "a"}}, r": parts\.symbols"),
+        ({"data": None}, ": data is missing or wrong"),
+        ({"status": 1}, ": status is missing or wrong"),
+    ],
+)
+def test_damaged_facts_are_named(change, message, undisturbed, command):
+    facts = {**undisturbed.facts, **change} if isinstance(change, dict) else change
+    (undisturbed.path / "run.json").write_text(json.dumps(facts))
+    for name in ("eval", "resume"):
+        outcome = command(name, "undisturbed")
+        assert outcome.code == 2
+        (line,) = outcome.faults
+        assert re.match(f"undisturbed/run.json: is damaged{message}", line)
+
+
+def test_facts_that_are_no_text(undisturbed, command):
+    (undisturbed.path / "run.json").write_bytes(b"\xff")
+    (line,) = command("resume", "undisturbed").faults
+    assert line.startswith("undisturbed/run.json: not JSON: ")
+
+
+def test_data_that_moved_is_the_same(config, command, monkeypatch):
+    for place in ("here", "there"):
+        facts = {"source": place, "sha256": "5a"}
+        monkeypatch.setattr(tiny.Tiny, "describe_data", lambda self, f=facts: f)
+        if place == "here":
+            assert command("run", config, "--out", "out").code == 0
+    assert command("eval", "out").code == 0
 
 
 def test_model_and_params_need_no_data(config, command, monkeypatch):
