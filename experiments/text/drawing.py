@@ -35,7 +35,7 @@ NAMES = {
 
 def label_of(piece: str) -> str:
     """Returns what is drawn for a piece of text: what can be seen, in one font."""
-    label = "".join(_visible(sign) for sign in piece)
+    label = _seen(piece)
     return label if len(label) <= WORD else f"{label[: WORD - 1]}…"
 
 
@@ -224,7 +224,7 @@ def _draw_verbs(axes: Axes, contrast: Contrast, table: np.ndarray) -> None:
     """Draws how likely both last words are after both beginnings."""
     probability = np.exp(table).ravel()
     names = [
-        label_of(f"… {words[-2]} {verb}")
+        f"… {label_of(words[-2])} {_seen(verb)}"
         for words in contrast.words
         for verb in contrast.verbs
     ]
@@ -270,6 +270,11 @@ def _lay_out(
             if row == LINES:
                 break
     return places, (places[-1][0] + 1, width)
+
+
+def _seen(text: str) -> str:
+    """Returns a text with signs for what would not be seen of it."""
+    return "".join(_visible(sign) for sign in text)
 
 
 def _visible(sign: str) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 
 # Below this correlation a feature does not explain a unit.
 EXPLAINS = 0.4
+# Of the steps at which a feature has to be known; on a few, much correlates by chance.
+KNOWN = 0.5
 
 
 class Explanation(NamedTuple):
@@ -23,6 +25,9 @@ class Explanation(NamedTuple):
 
 def features(pieces: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns features [T] of what has been read up to each symbol, itself included.
+
+    A place in a line, word, sentence or paragraph is NaN until the first of them begins
+    within the text: counted from the text's beginning it would tell time alone.
 
     Args:
       pieces: the text of each symbol.
@@ -47,11 +52,12 @@ def features(pieces: Sequence[str]) -> dict[str, np.ndarray]:
     values["position in the word"] = _since(blanks > 0)
     values["position in the sentence"] = _since(stops > 0)
     values["position in the paragraph"] = _since(paragraphs)
-    values["a paragraph's first line"] = _count(line_feeds, paragraphs) == 0
+    first_line = _count(line_feeds, paragraphs) == 0
+    values["a paragraph's first line"] = _after_first(paragraphs, first_line)
     values["inside quotes"] = _count(np.cumsum(quotes), paragraphs) % 2
     values["inside brackets"] = _count(np.cumsum(opening - closing), paragraphs) > 0
     begun = _count(np.cumsum(blanks == 0), lines) > 0
-    values["a line's indentation"] = ~begun & ~lines
+    values["a line's indentation"] = _after_first(lines, ~begun & ~lines)
     return {name: np.asarray(x, float) for name, x in values.items()}
 
 
@@ -73,18 +79,31 @@ def explain(values: np.ndarray, rows: Sequence[Sequence[str]]) -> Explanation | 
 
 
 def _since(event: np.ndarray) -> np.ndarray:
-    """Returns how many symbols ago the last event was [T]; the text begins with one."""
+    """Returns how many symbols ago the last event was [T], NaN before the first."""
     steps = np.arange(len(event))
-    return steps - np.maximum.accumulate(np.where(event, steps, -1))
+    last = np.maximum.accumulate(np.where(event, steps, -1))
+    return _after_first(event, steps - last)
 
 
 def _count(total: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """Returns how much a running total [T] has grown since the last event."""
+    """Returns how much a running total [T] has grown since the last event.
+
+    Before the first event it is the total itself.
+    """
     last = np.maximum.accumulate(np.where(event, np.arange(len(event)), -1))
     return total - np.where(last >= 0, total[last], 0)
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one - one.mean(), other - other.mean()
+def _after_first(event: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns values [T], NaN before the first event."""
+    return np.where(np.logical_or.accumulate(event), values, np.nan)
+
+
+def _correlation(feature: np.ndarray, values: np.ndarray) -> float:
+    """Returns the correlation where a feature is known, 0 if that is seldom."""
+    known = ~np.isnan(feature)
+    if known.sum() < KNOWN * known.size:
+        return 0.0
+    one, other = (x[known] - x[known].mean() for x in (feature, values))
     scale = np.sqrt(np.sum(one**2) * np.sum(other**2))
     return float(np.sum(one * other) / scale) if scale > 1e-9 else 0.0

@@ -1,5 +1,6 @@
 """Pictures, made from run directories alone."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,42 @@ STYLE: Any = {
     "font.size": 10,
     "grid.alpha": 0.3,
 }
+LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
 
 
 def loss_curves(runs: Sequence[Run]) -> Figure:
     """Draws the loss of each split against updates.
 
+    Of one run each split has a colour; of several, each run has one, and each split a
+    kind of line.
+
     Raises:
-      UserError: no run has a metric yet.
+      UserError: a run has no metric yet.
     """
+    metrics = [run.metrics for run in runs]
+    without = [run.path for run, lines in zip(runs, metrics, strict=True) if not lines]
+    if without:
+        raise UserError(*(f"{p}: has no metrics yet; nothing to draw" for p in without))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for run in runs:
+    several = len(runs) > 1
+    splits = list(dict.fromkeys(line["split"] for lines in metrics for line in lines))
+    names = _names([run.path for run in runs])
+    for n, (name, lines) in enumerate(zip(names, metrics, strict=True)):
         curves: dict[str, list[tuple[int, float]]] = {}
-        for line in run.metrics:
+        for line in lines:
             curves.setdefault(line["split"], []).append((line["update"], line["loss"]))
-        name = f"{run.path.name}: " if len(runs) > 1 else ""
         for split, points in curves.items():
-            single = len(points) == 1
+            kind = splits.index(split)
             axes.plot(
                 *zip(*points, strict=True),
-                marker="o" if single else None,
-                label=f"{name}{split}",
+                color=f"C{n if several else kind}",
+                linestyle=LINES[kind % len(LINES)] if several else "-",
+                # A single point has no line.
+                marker=MARKERS[kind % len(MARKERS)] if len(points) == 1 else None,
+                label=f"{name}: {split}" if several else split,
                 linewidth=1.2,
             )
-    if not axes.lines:
-        raise UserError(f"{runs[0].path}: has no metrics yet; nothing to draw")
     losses = np.concatenate([line.get_ydata() for line in axes.lines])
     for n, reference in enumerate(_references(runs)):
         style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
@@ -64,29 +76,70 @@ def _references(runs: Sequence[Run]) -> list[Reference]:
     return list(dict.fromkeys(r for run in runs for r in run.task.references()))
 
 
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns the shortest end of each path that no other one has."""
+    # Absolute, as "." has no name.
+    whole = [Path(os.path.abspath(path)).parts for path in paths]
+
+    def name(parts: tuple[str, ...]) -> str:
+        others = [other for other in whole if other != parts]
+        lengths = range(1, len(parts))
+        ends = (n for n in lengths if all(o[-n:] != parts[-n:] for o in others))
+        return str(Path(*parts[-next(ends, len(parts)) :]))
+
+    return [name(parts) for parts in whole]
+
+
 def draw_run(run: Run) -> list[Path]:
-    """Draws a run's loss and its task's pictures into plots/, and returns the files."""
+    """Draws a run's loss and its task's pictures into plots/, and returns the files.
+
+    The loss comes first: what the task asks for, such as its data, may be gone.
+
+    Raises:
+      UserError: the run has no metric, or a picture cannot be written.
+    """
     folder = run.path / PLOTS
     with matplotlib.rc_context(STYLE):
-        figures = {"loss": loss_curves([run]), **run.task.figures(run)}
-        folder.mkdir(exist_ok=True)
-        files = []
-        for name, figure in figures.items():
-            files.append(folder / f"{name}.png")
-            figure.savefig(files[-1])
+        loss = loss_curves([run])
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritten(folder, error) from None
+        files = [_save(loss, folder / "loss.png")]
+        for name, figure in run.task.figures(run).items():
+            files.append(_save(figure, folder / f"{name}.png"))
     return files
 
 
+def _save(figure: Figure, file: Path) -> Path:
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise _unwritten(file, error) from None
+    return file
+
+
+def _unwritten(where: object, error: Exception) -> UserError:
+    """Returns what is said of a file or folder that cannot be written."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return UserError(f"{where}: cannot be written: {reason or error}")
+
+
 def draw_comparison(runs: Sequence[Run], file: Path) -> Path:
-    """Draws the losses of several runs into one picture.
+    """Draws the losses of several runs into one picture, and returns its file.
+
+    Args:
+      runs: whose losses.
+      file: the picture; one without a suffix becomes a .png.
 
     Raises:
-      UserError: no run has a metric, or the picture cannot be written.
+      UserError: a run has no metric, or the picture cannot be written.
     """
     with matplotlib.rc_context(STYLE):
         figure = loss_curves(runs)
         try:
-            figure.savefig(file)
+            picture = file if file.suffix else file.with_name(f"{file.name}.png")
+            figure.savefig(picture)
         except (OSError, ValueError) as error:
-            raise UserError(f"--out {file}: cannot be written: {error}") from None
-    return file
+            raise _unwritten(f"--out {file}", error) from None
+    return picture

@@ -10,7 +10,7 @@ from matplotlib.collections import QuadMesh
 
 from experiments.text import Text
 from experiments.text.agreement import align, compare, fit, verdict
-from experiments.text.drawing import label_of
+from experiments.text.drawing import draw_agreement, label_of
 from experiments.text.features import explain, features
 from experiments.text.memory import (
     Unit,
@@ -101,13 +101,44 @@ def test_features_of_a_text():
     expected = {
         "inside quotes": "001111110000000110",
         "inside brackets": "000001111000000000"[:8] + "0" * 10,
-        "position in the line": "123456700123456789",
+        "position in the line": "       00123456789",
         "capitals": "1" + "0" * 17,
-        "a paragraph's first line": "111111100000000000"[:7] + "0" + "1" * 10,
-        "a line's indentation": "0" * 9 + "11" + "0" * 7,
+        "a paragraph's first line": " " * 8 + "1" * 10,
+        "a line's indentation": " " * 7 + "0011" + "0" * 7,
     }
     for name, digits in expected.items():
-        assert found[name].tolist() == [int(digit) for digit in digits], name
+        # A blank stands where a feature is unknown.
+        values = [np.nan if digit == " " else int(digit) for digit in digits]
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def drift(length):
+    return np.linspace(-1, 1, length)[:, None]
+
+
+def fade(length):
+    return np.exp(-np.arange(length) / 8)[:, None]
+
+
+@pytest.mark.parametrize("held", [drift, fade])
+@pytest.mark.parametrize("text", ["abc def\n" * 40, "abc def " * 40, "a" * 300])
+def test_what_a_text_lacks_explains_no_unit(held, text):
+    """Neither slow drift nor what is left of the first state is a place in it."""
+    assert explain(held(len(text)), [text]) is None
+    assert explain(np.tile(held(len(text)), 2), [text, text[1:] + "b"]) is None
+    # Even one at the end, before which nothing is known.
+    assert explain(held(len(text)), [text[:-4] + ".\n\n "]) is None
+
+
+def test_places_are_found_though_a_row_begins_amid_them():
+    text = "ab cde. fg hi jklm.\n" * 12
+    for name in ("sentence", "line", "word"):
+        place = features(text)[f"position in the {name}"]
+        # What a unit holds before the first of them does not count.
+        place = np.nan_to_num(place, nan=50)[:, None]
+        found = explain(place, [text])
+        assert found is not None and found.feature == f"position in the {name}"
+        assert found.correlation > 0.999
 
 
 def test_the_window_in_which_units_change_most():
@@ -234,6 +265,18 @@ def test_sentences_stand_word_above_word():
         lines.append("".join(line))
     assert lines == ["the cats toy  is  ", "the cats toys are "]
     assert (contrast.noun, contrast.verb) == (13, 14)
+
+
+def test_last_words_are_written_whole():
+    model, params = number_net()
+    contrast = align(LETTERS, ["a everythingatall is", "b everythingatall are"])
+    assert contrast is not None
+    state = model.initial_state(params, (1,))
+    agreement = compare(model, CELL, params, contrast, state, 1)
+    pieces = [LETTERS.decode(np.concatenate(ids)) for ids in contrast.symbols]
+    figure = draw_agreement(contrast, pieces, agreement, "tanh(c)")
+    ticks = [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
+    assert ticks == ["… everythingata… is", "… everythingata… are"] * 2
 
 
 @pytest.mark.parametrize(
