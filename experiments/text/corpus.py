@@ -86,7 +86,7 @@ def _read_bytes(raw: Sequence[RawText], reading: Reading) -> Corpus:
         for start in range(0, len(text), CHUNK):
             counts += np.bincount(text[start : start + CHUNK], minlength=256)
     symbols = np.flatnonzero(counts)
-    _check(raw, map(len, texts), symbols.tolist(), reading)
+    _check(raw, [len(text) for text in texts], symbols.tolist(), reading)
     table = np.zeros(256, np.int32)
     table[symbols] = np.arange(len(symbols))
     return Corpus(Vocabulary("bytes", tuple(symbols.tolist())), texts, table)
@@ -147,7 +147,7 @@ def _read_words(raw: Sequence[RawText], reading: Reading) -> Corpus:
 
 def _check(
     raw: Sequence[RawText],
-    sizes: Iterable[int],
+    sizes: Sequence[int],
     symbols: Sequence[str | int],
     reading: Reading,
 ) -> None:
@@ -156,9 +156,10 @@ def _check(
         if size == 0:
             raise UserError(f"{text.where}: holds no {reading.unit}; use another text")
     if len(symbols) == 1:
+        cut = reading.limit in sizes
         raise UserError(
             f"{raw[0].where}: holds one symbol only, {symbols[0]!r}: nothing is left "
-            "to predict; use another text"
+            f"to predict; {'raise task.limit' if cut else 'use another text'}"
         )
 
 

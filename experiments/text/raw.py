@@ -70,7 +70,10 @@ def open_texts(source: str) -> list[RawText]:
     known = KNOWN_TEXTS[source]
     texts = []
     for file in known.files:
-        path = find_file(file)
+        try:
+            path = find_file(file)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         place = f"{where}: {path}"
         texts.append(RawText(place, _map_file(place, path), known.strip_lines))
     return texts

@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     PositiveInt,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -60,10 +59,14 @@ class Published(BaseModel):
     loss: float
     update: PositiveInt | None = None
 
-    @model_serializer
-    def _without_none(self) -> dict[str, Any]:
-        values = {"label": self.label, "loss": self.loss, "update": self.update}
-        return {name: value for name, value in values.items() if value is not None}
+
+def _refuse_empty(sentences: list[str]) -> list[str]:
+    for number, sentence in enumerate(sentences):
+        if not sentence.strip():
+            raise ValueError(
+                f"sentence {number + 1} is empty; write it, or give [] for none"
+            )
+    return sentences
 
 
 class Text(Task):
@@ -112,9 +115,9 @@ class Text(Task):
     carry_over_epochs: bool = False
     published: list[Published] = Field(default=[])
     passage: Annotated[str | None, AfterValidator(check_passage)] = None
-    contrast: Annotated[list[str], AfterValidator(check_contrast)] = Field(
-        default=[*PUPPIES]
-    )
+    contrast: Annotated[
+        list[str], AfterValidator(_refuse_empty), AfterValidator(check_contrast)
+    ] = Field(default=[*PUPPIES])
 
     @field_validator("source")
     @classmethod
@@ -283,10 +286,12 @@ class Text(Task):
             needed += segment_length - 1
         source = f'[task] source = "{self.source}"'
         if self._has_splits:
+            more = ", or raise task.limit" if len(symbols) == self.limit else ""
             return (
                 f"{source}: its {name} text has {len(symbols):,} symbols, and {block} "
-                f"{segment_length} takes {needed:,}; lower either, or raise task.limit"
+                f"{segment_length} takes {needed:,}; lower either{more}"
             )
+        more = "raise task.limit" if total == self.limit else "use a longer text"
         fractions = {"validation": self.validation, "test": self.test}
         fractions["train"] = 1 - sum(fractions.values())
         fraction = Fraction(str(round(fractions[name], 9)))
@@ -297,10 +302,10 @@ class Text(Task):
         if name == "train":
             return (
                 f"{source}: has {total:,} symbols, and {block} {segment_length} to "
-                f"train on takes {needed:,}; use a longer text, or lower either"
+                f"train on takes {needed:,}; {more}, or lower either"
             )
         return (
             f"[task] {name} = {fractions[name]}: {total:,} symbols are too few for it: "
-            f"{block} {segment_length} takes {needed:,}; use a longer text, lower "
-            "either, set a larger fraction, or 0 for no such split"
+            f"{block} {segment_length} takes {needed:,}; {more}, lower either, set a "
+            "larger fraction, or 0 for no such split"
         )

@@ -150,7 +150,7 @@ def _steps(file: DataFile) -> list[str]:
 
 
 def _by_hand(file: DataFile, path: Path) -> str:
-    place = f"put it at {path}, or into a folder that {VARIABLE} names"
+    place = f"put it at {path}, or as {file.name} in a folder that {VARIABLE} names"
     return ", ".join([*_steps(file), place])
 
 

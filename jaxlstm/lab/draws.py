@@ -45,29 +45,32 @@ class Sampling:
     def __post_init__(self):
         """Checks the values."""
         temperature, top_k, top_p = self.temperature, self.top_k, self.top_p
+        for name, value in (("temperature", temperature), ("top-p", top_p)):
+            if value is not None and math.isnan(value):
+                raise UserError(f"--{name} nan: is not a number; write one")
         if temperature is not None and not LOWEST_TEMPERATURE <= temperature < math.inf:
             least = "above 0" if temperature <= 0 else f"{LOWEST_TEMPERATURE:g} or more"
             raise UserError(
-                f"temperature {temperature:g}: has to be {least}, and finite; for the "
-                "most probable symbol each time, use greedy"
+                f"--temperature {temperature:g}: has to be {least}, and finite; for "
+                "the most probable symbol each time, use --greedy"
             )
         if top_k is not None and top_k < 1:
-            raise UserError(f"top-k {top_k}: has to be 1 or more")
+            raise UserError(f"--top-k {top_k}: has to be 1 or more")
         if top_p is not None and not 0 < top_p <= 1:
-            raise UserError(f"top-p {top_p:g}: has to be above 0 and at most 1")
+            raise UserError(f"--top-p {top_p:g}: has to be above 0 and at most 1")
         if self.greedy:
             for name in ("temperature", "top_k", "top_p"):
                 if getattr(self, name) is not None:
                     raise UserError(
-                        f"greedy: takes no {name.replace('_', '-')}; leave one out"
+                        f"--greedy: takes no --{name.replace('_', '-')}; leave one out"
                     )
 
     def check(self, num_symbols: int) -> None:
         """Raises UserError where more symbols are to be kept than there are."""
         if self.top_k is not None and self.top_k > num_symbols:
             raise UserError(
-                f"top-k {self.top_k}: the model has {num_symbols} symbols; use at most "
-                "that"
+                f"--top-k {self.top_k}: the model has {num_symbols} symbols; use at "
+                "most that"
             )
 
     def candidates(self, logits: Array) -> tuple[Array, Array | None]:

@@ -1,9 +1,10 @@
 """Sampling: text from a model over symbols, chunk by chunk."""
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +12,18 @@ import numpy as np
 
 from jaxlstm.lab.draws import Sampling, draw_noise
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.runs import VOCABULARY, Run
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams
 from jaxlstm.types import Array, Key
-
-if TYPE_CHECKING:
-    from jaxlstm.lab.runs import Run
 
 # Steps of one compiled call. A call costs the host some hundred microseconds, a step
 # of a small net ten.
 CHUNK = 128
 # Bytes of random numbers that a call may hold; with many symbols it makes fewer steps.
 NOISE_BYTES = 2**24
+# Bytes that the states of all samples, and the random numbers of a step, may take.
+MEMORY = 2**30
 # Symbols of the prompt that one compiled call reads.
 PROMPT_BLOCK = 64
 LINE_FEEDS = {"characters": "\n", "bytes": 10, "words": "<eos>"}
@@ -45,7 +46,8 @@ class Sample(Protocol):
         Each chunk is [C, num_samples], int32; `length` of them follow in all.
 
         Raises:
-          UserError: the prompt is empty, or top-k exceeds the number of symbols.
+          UserError: the prompt is empty, top-k exceeds the number of symbols, or the
+            samples do not fit into 1 GiB.
         """
         ...
 
@@ -105,6 +107,13 @@ def make_sampler(
         state = model.initial_state(params, ())
         num_symbols = jax.eval_shape(model.readout, params, state).shape[-1]
         options.check(num_symbols)
+        state_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+        fitting = MEMORY // (state_bytes + 4 * num_symbols * (chunk_size or 1))
+        if num_samples > fitting:
+            raise UserError(
+                f"--num-samples {num_samples}: {fitting:,} fit into "
+                f"{MEMORY / 2**30:g} GiB of states and noise; use at most that"
+            )
         for start in range(0, len(prompt), PROMPT_BLOCK):
             given = prompt[start : start + PROMPT_BLOCK]
             block = np.zeros(PROMPT_BLOCK, np.int32)
@@ -135,7 +144,7 @@ def make_sampler(
 
 
 def sample_text(
-    run: "Run",
+    run: Run,
     options: Sampling,
     *,
     prompt: str | None = None,
@@ -162,10 +171,21 @@ def sample_text(
     """
     _check_numbers(options, length, num_samples, seed)
     vocabulary = require_vocabulary(run)
+    num_symbols = run.facts["parts"]["input_size"]
+    if len(vocabulary) != num_symbols:
+        raise UserError(
+            f"{run.path / VOCABULARY}: has {len(vocabulary)} symbols, and the model "
+            f"{num_symbols}; put back the file that the run was made with"
+        )
     if prompt is None:
         read = np.array([start_symbol(vocabulary)])
     else:
         read = vocabulary.encode(prompt)
+        if not len(read):
+            raise UserError(
+                f"--prompt {json.dumps(prompt)}: holds no {vocabulary.unit}; write "
+                "some, or leave it out"
+            )
     sample = make_sampler(run.model, options)
     chunks = sample(
         run.params,
@@ -181,7 +201,8 @@ def sample_text(
         yield shown
         yield from [chunk[:, number].tolist() for chunk in computed]
         for chunk in chunks:
-            computed.append(chunk)
+            if num_samples > 1:
+                computed.append(chunk)
             yield chunk[:, number].tolist()
 
     for number in range(num_samples):
@@ -194,25 +215,30 @@ def sample_text(
 
 
 def _check_numbers(options: Sampling, length: int, num_samples: int, seed: int) -> None:
-    for name, value in (("length", length), ("num-samples", num_samples)):
+    for name, value in (("--length", length), ("--num-samples", num_samples)):
         if value < 1:
             raise UserError(f"{name} {value}: has to be 1 or more")
     if options.greedy and num_samples > 1:
         raise UserError(
-            f"num-samples {num_samples}: would all be the same, for greedy draws "
+            f"--num-samples {num_samples}: would all be the same, for --greedy draws "
             "nothing; leave one of the two out"
         )
     # JAX drops the bits of a key's seed above these.
     if not 0 <= seed < 2**32:
-        raise UserError(f"seed {seed}: has to be in 0 ... {2**32 - 1}")
+        raise UserError(f"--seed {seed}: has to be in 0 ... {2**32 - 1}")
 
 
-def require_vocabulary(run: "Run") -> Vocabulary:
+def require_vocabulary(run: Run) -> Vocabulary:
     """Returns a run's vocabulary.
 
     Raises:
-      UserError: its task has none.
+      UserError: its task has none, or its file is missing.
     """
+    if run.vocabulary is None and run.facts["parts"].get("symbols"):
+        raise UserError(
+            f"{run.path / VOCABULARY}: is missing; put back the file that the run was "
+            "made with"
+        )
     if run.vocabulary is None:
         raise UserError(
             f"{run.path}: has no vocabulary, for its task is none on text; name a run "
@@ -233,7 +259,7 @@ def start_symbol(vocabulary: Vocabulary) -> int:
     return int(vocabulary.unknown == 0 and len(symbols) > 1)
 
 
-def write_samples(run: "Run", path: Path) -> None:
+def write_samples(run: Run, path: Path) -> None:
     """Writes what a run's model has learned to write: 300 symbols each.
 
     Three samples at temperature 0.8 and a greedy one, from the run's seed.

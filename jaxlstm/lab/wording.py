@@ -19,6 +19,7 @@ _MESSAGES = {
     "greater_than_equal": "use a number of at least {ge}",
     "less_than": "use a number less than {lt}",
     "less_than_equal": "use a number of at most {le}",
+    "list_type": "is not a list; write [...]",
     "model_type": "is not a section; write [{key}] and its keys below",
 }
 
@@ -36,11 +37,14 @@ class Reporter:
         self.overridden = overridden
 
     def where(self, loc: tuple[str, ...]) -> str:
-        """Returns the place of a key, by its sections and its name."""
+        """Returns the place of a key, by its sections and its name.
+
+        What is inside a list has one name: published[0].label.
+        """
         key = ".".join(loc)
         # An override may have set a whole section.
         for depth in range(1, len(loc) + 1):
-            if ".".join(loc[:depth]) in self.overridden:
+            if ".".join(loc[:depth]).partition("[")[0] in self.overridden:
                 return f"override {key}"
         # Or a key of a section that only overrides have.
         if len(loc) == 1 and any(k.startswith(f"{key}.") for k in self.overridden):
@@ -85,6 +89,11 @@ class Reporter:
 
 def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
     kind, context = item["type"], item.get("ctx", {})
+    in_list = "[" in loc[-1] if loc else False
+    if kind == "extra_forbidden" and in_list:
+        return "unknown key; leave it out"
+    if kind == "model_type" and in_list:
+        return "is not a table; write {...}"
     if kind == "extra_forbidden":
         known = choices if choices is not None else _fields(loc[:-1])
         return f"unknown key; {suggest(loc[-1], known)}"
@@ -104,14 +113,23 @@ def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> 
 
 
 def _known(loc: tuple[Any, ...], values: Any, *, missing: bool) -> tuple[str, ...]:
-    if missing:
-        return tuple(str(part) for part in loc)
-    known = []
+    known: list[str] = []
+    in_list = False
     for part in loc:
-        if not isinstance(values, dict) or part not in values:
+        if isinstance(values, list) and isinstance(part, int):
+            in_list = True
+            known[-1] += f"[{part}]"
+            values = values[part]
+            continue
+        # The location ends in the key that is missing.
+        there = isinstance(values, dict) and part in values
+        if not there and not missing:
             break
-        known.append(str(part))
-        values = values[part]
+        if in_list:
+            known[-1] += f".{part}"
+        else:
+            known.append(str(part))
+        values = values[part] if there else None
     return tuple(known)
 
 

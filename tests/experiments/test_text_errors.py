@@ -100,8 +100,19 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         (
             ["task.limit=50"],
             '[task] source = "text.txt": has 50 symbols, and one segment of '
-            "batch_size 5 x segment_length 10 to train on takes 57; use a longer "
-            "text, or lower either",
+            "batch_size 5 x segment_length 10 to train on takes 57; raise "
+            "task.limit, or lower either",
+        ),
+        (
+            ["task.limit=1"],
+            "[task] source = \"text.txt\": holds one symbol only, 'a': nothing is left "
+            "to predict; raise task.limit",
+        ),
+        (
+            ["task.limit=1799", "task.validation=0.02"],
+            "[task] validation = 0.02: 1,799 symbols are too few for it: one segment "
+            "of batch_size 5 x segment_length 10 takes 2,550; raise task.limit, lower "
+            "either, set a larger fraction, or 0 for no such split",
         ),
         (
             ["task.validation=0.02"],
@@ -149,6 +160,35 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
             'override task: random_offset: needs split_by = "text"',
         ),
         (
+            ["task.published=3"],
+            "override task.published = 3: is not a list; write [...]",
+        ),
+        (
+            ["task.published=[3]"],
+            "override task.published[0] = 3: is not a table; write {...}",
+        ),
+        (
+            ["task.published=[{label='a',loss=1.0,colour=2}]"],
+            "override task.published[0].colour: unknown key; leave it out",
+        ),
+        (
+            ["task.published=[{label='a',loss=1.0},{label='b'}]"],
+            "override task.published[1].loss: is missing; set it",
+        ),
+        (
+            ["task.contrast=hello"],
+            'override task.contrast = "hello": is not a list; write [...]',
+        ),
+        (
+            ["task.contrast=['a', 1]"],
+            "override task.contrast[1] = 1: is not a string; put it in quotes",
+        ),
+        (
+            ["task.contrast=['a b', ' ']"],
+            "override task.contrast: sentence 2 is empty; write it, or give [] for "
+            "none",
+        ),
+        (
             ["task.unit=lines"],
             "override task.unit = \"lines\": use 'characters', 'bytes' or 'words'",
         ),
@@ -156,6 +196,27 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 )
 def test_config_is_refused(overrides, line, refusal, folder):
     assert refusal(*overrides).replace(str(folder), "FOLDER") == line
+
+
+def test_list_of_tables_has_a_line_for_each_key(folder, capsys):
+    published = 'source = "text.txt"\npublished = [{label = 1, loss = "a"}]'
+    config = CONFIG.replace('source = "text.txt"', published)
+    (folder / "c.toml").write_text(config)
+    with pytest.raises(SystemExit):
+        main(["run", "c.toml", "--out", "out"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("jaxlstm: ") for line in lines] == [
+        "c.toml: [task] published[0].label = 1: is not a string; put it in quotes",
+        'c.toml: [task] published[0].loss = "a": is not a number',
+    ]
+
+
+def test_known_text_that_cannot_be_had_is_named(refusal, monkeypatch):
+    monkeypatch.setenv("JAXLSTM_DATA", "nowhere")
+    assert refusal("task.source=time_machine") == (
+        '[task] source = "time_machine": JAXLSTM_DATA = nowhere: not a folder; name '
+        "the one that holds the data, or unset the variable"
+    )
 
 
 @pytest.mark.parametrize(

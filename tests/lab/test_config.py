@@ -73,7 +73,7 @@ FAULTS = [
     ),
     (
         "optimizer.schedule.name='cos'",
-        "= \"cos\": use 'constant', 'cosine' or 'exponential'",
+        "= \"cos\": use 'constant', 'cosine', 'exponential' or 'steps'",
     ),
     ("estimator.remat='all'", "= \"all\": use 'none', 'step', 'sqrt' or 'sqrt_step'"),
     ("model.dtype='float16'", "= \"float16\": use 'float32' or 'float64'"),

@@ -191,7 +191,8 @@ def test_without_a_hash_only_what_is_at_hand_is_taken(server, cache, named):
     line = refusal(file)
     assert line.startswith("text.txt: not found, and not fetched, for its hash is not")
     assert line.endswith(
-        f"put it at {cache / 'text.txt'}, or into a folder that JAXLSTM_DATA names"
+        f"put it at {cache / 'text.txt'}, or as text.txt in a folder that "
+        "JAXLSTM_DATA names"
     )
     assert server.requests == []
     (named / "text.txt").write_bytes(TEXT)
@@ -203,8 +204,8 @@ def test_without_a_hash_only_what_is_at_hand_is_taken(server, cache, named):
 def test_without_an_address_the_way_to_it_is_said(cache, named):
     file = text_file(None, note="ask the library")
     way = (
-        f"ask the library, put it at {cache / 'text.txt'}, or into a folder that "
-        "JAXLSTM_DATA names"
+        f"ask the library, put it at {cache / 'text.txt'}, or as text.txt in a "
+        "folder that JAXLSTM_DATA names"
     )
     assert refusal(file) == f"text.txt: not found; {way}"
     (named / "text.txt").write_bytes(b"")
@@ -245,8 +246,8 @@ def test_empty_variable_is_no_variable(server, cache, monkeypatch):
 def test_what_came_is_not_believed(server, cache, body, fault):
     url = server.url("there", body)
     assert refusal(text_file(url)) == (
-        f"{url}: {fault}; fetch {url} by hand, put it at {cache / 'text.txt'}, or into "
-        "a folder that JAXLSTM_DATA names"
+        f"{url}: {fault}; fetch {url} by hand, put it at {cache / 'text.txt'}, or as "
+        "text.txt in a folder that JAXLSTM_DATA names"
     )
     assert list(cache.iterdir()) == []
     # Nothing is remembered of it either.
@@ -355,7 +356,7 @@ def test_archives_that_are_refused(server, cache, body, fault):
     assert line.startswith(f"{url}: {fault}")
     assert line.endswith(
         f"; fetch {url} by hand, take text out of it, put it at {cache / 'text.txt'}, "
-        "or into a folder that JAXLSTM_DATA names"
+        "or as text.txt in a folder that JAXLSTM_DATA names"
     )
     assert list(cache.iterdir()) == []
 

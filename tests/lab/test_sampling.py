@@ -6,6 +6,7 @@ import itertools
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -297,18 +298,24 @@ def test_many_symbols_take_fewer_steps_a_call(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0: has to be above 0, and finite; for"),
-        ({"temperature": -1.0}, "temperature -1: has to be above 0, and finite; for"),
-        ({"temperature": 1e-9}, "temperature 1e-09: has to be 1e-06 or more, and"),
-        ({"temperature": float("inf")}, "temperature inf: has to be 1e-06 or more"),
-        ({"temperature": float("nan")}, "temperature nan: has to be 1e-06 or more"),
-        ({"top_k": 0}, "top-k 0: has to be 1 or more"),
-        ({"top_p": 0.0}, "top-p 0: has to be above 0 and at most 1"),
-        ({"top_p": 1.5}, "top-p 1.5: has to be above 0 and at most 1"),
-        ({"top_p": float("nan")}, "top-p nan: has to be above 0 and at most 1"),
-        ({"greedy": True, "temperature": 1.0}, "greedy: takes no temperature; leave"),
-        ({"greedy": True, "top_k": 2}, "greedy: takes no top-k; leave one out"),
-        ({"greedy": True, "top_p": 0.5}, "greedy: takes no top-p; leave one out"),
+        ({"temperature": 0.0}, "--temperature 0: has to be above 0, and finite; for"),
+        ({"temperature": -1.0}, "--temperature -1: has to be above 0, and finite; for"),
+        ({"temperature": 1e-9}, "--temperature 1e-09: has to be 1e-06 or more, and"),
+        ({"temperature": float("inf")}, "--temperature inf: has to be 1e-06 or more"),
+        (
+            {"temperature": float("nan")},
+            "--temperature nan: is not a number; write",
+        ),
+        ({"top_k": 0}, "--top-k 0: has to be 1 or more"),
+        ({"top_p": 0.0}, "--top-p 0: has to be above 0 and at most 1"),
+        ({"top_p": 1.5}, "--top-p 1.5: has to be above 0 and at most 1"),
+        ({"top_p": float("nan")}, "--top-p nan: is not a number; write one"),
+        (
+            {"greedy": True, "temperature": 1.0},
+            "--greedy: takes no --temperature;",
+        ),
+        ({"greedy": True, "top_k": 2}, "--greedy: takes no --top-k; leave one out"),
+        ({"greedy": True, "top_p": 0.5}, "--greedy: takes no --top-p; leave one out"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -323,7 +330,7 @@ def test_sampler_refuses_what_it_cannot_do():
     params, key = chain_params(np.zeros((3, 3))), jax.random.key(0)
     with pytest.raises(UserError, match=r"^prompt: is empty"):
         make_sampler(make_chain(), Sampling())(params, np.array([]), key, length=1)
-    with pytest.raises(UserError, match=r"^top-k 4: the model has 3 symbols"):
+    with pytest.raises(UserError, match=r"^--top-k 4: the model has 3 symbols"):
         make_sampler(make_chain(), Sampling(top_k=4))(
             params, np.array([1]), key, length=1
         )
@@ -352,6 +359,7 @@ def stub_run(unit, **changes):
         model=make_chain(),
         params=chain_params(follow(cycle, len(vocabulary))),
         vocabulary=vocabulary,
+        facts={"parts": {"input_size": len(vocabulary), "symbols": True}},
     )
     return SimpleNamespace(**vars(run) | changes), line
 
@@ -411,12 +419,18 @@ def test_text_without_a_prompt_starts_after_a_line_feed(vocabulary, start):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": ""}, "prompt: is empty"),
+        ({"prompt": ""}, '--prompt "": holds no characters; write some, or leave'),
         ({"prompt": "nüé"}, "'ü' (U+00FC) at position 1: not among the 3 characters"),
-        ({"length": 0}, "length 0: has to be 1 or more"),
-        ({"num_samples": 0}, "num-samples 0: has to be 1 or more"),
-        ({"seed": -1}, "seed -1: has to be in 0 ... 4294967295"),
-        ({"seed": 2**32}, "seed 4294967296: has to be in 0 ... 4294967295"),
+        ({"length": 0}, "--length 0: has to be 1 or more"),
+        ({"num_samples": 0}, "--num-samples 0: has to be 1 or more"),
+        ({"seed": -1}, "--seed -1: has to be in 0 ... 4294967295"),
+        ({"seed": 2**32}, "--seed 4294967296: has to be in 0 ... 4294967295"),
+        # A state of 4 bytes, and the noise of three symbols.
+        (
+            {"num_samples": 10**8},
+            "--num-samples 100000000: 67,108,864 fit into 1 GiB of states and noise; "
+            "use at most that",
+        ),
     ],
 )
 def test_wrong_arguments_of_text_are_refused(arguments, message):
@@ -428,8 +442,48 @@ def test_wrong_arguments_of_text_are_refused(arguments, message):
 
 def test_greedy_samples_would_all_be_the_same():
     run, _ = stub_run("characters")
-    with pytest.raises(UserError, match=r"^num-samples 2: would all be the same"):
+    with pytest.raises(UserError, match=r"^--num-samples 2: would all be the same"):
         next(sample_text(run, Sampling(greedy=True), num_samples=2))
+
+
+def test_vocabulary_has_to_be_that_of_the_model():
+    remedy = "put back the file that the run was made with"
+    for vocabulary, fault in [
+        (None, "is missing"),
+        (Vocabulary("characters", ("a", "b")), "has 2 symbols, and the model 3"),
+    ]:
+        run, _ = stub_run("characters", vocabulary=vocabulary)
+        with pytest.raises(UserError) as caught:
+            next(sample_text(run, Sampling()))
+        assert caught.value.lines == (f"run/vocabulary.json: {fault}; {remedy}",)
+
+
+def test_prompt_has_to_hold_a_word():
+    run, _ = stub_run("words")
+    with pytest.raises(UserError, match=r'^--prompt " ": holds no words; write some'):
+        next(sample_text(run, Sampling(), prompt=" "))
+
+
+def test_one_sample_is_not_kept(monkeypatch):
+    chunks = []
+
+    def make(model, options):
+        def sample(*args, length, num_samples):
+            for _ in range(length):
+                chunk = np.zeros((1, num_samples), np.int32)
+                chunks.append(weakref.ref(chunk))
+                yield chunk
+
+        return sample
+
+    monkeypatch.setattr(sampling, "make_sampler", make)
+    for num_samples, kept in [(1, False), (2, True)]:
+        chunks.clear()
+        run, _ = stub_run("characters")
+        pieces = sample_text(run, Sampling(), length=9, num_samples=num_samples)
+        for _ in range(8):
+            next(pieces)
+        assert (chunks[0]() is not None) == kept
 
 
 CONFIG = """
@@ -497,11 +551,13 @@ def test_command_passes_its_options_on(run, command):
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        (["--prompt", ""], "prompt: is empty"),
+        (["--prompt", ""], '--prompt "": holds no characters'),
         (["--prompt", "quid?"], "'?' (U+003F) at position 4"),
-        (["--temperature", "0"], "temperature 0: has to be above 0"),
-        (["--top-k", "99"], "top-k 99: the model has 28 symbols"),
-        (["--greedy", "--top-p", "0.5"], "greedy: takes no top-p"),
+        (["--temperature", "0"], "--temperature 0: has to be above 0"),
+        (["--top-k", "99"], "--top-k 99: the model has 28 symbols"),
+        (["--greedy", "--top-p", "0.5"], "--greedy: takes no --top-p"),
+        (["--temperature", "nan"], "--temperature nan: is not a number"),
+        (["--num-samples", "100000000"], "fit into 1 GiB of states and noise"),
         (["--checkpoint", "worst"], '"worst" for --checkpoint'),
     ],
 )
