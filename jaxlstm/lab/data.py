@@ -139,7 +139,7 @@ def _steps(file: DataFile) -> list[str]:
     """Returns how a user gets the file without this program: a step each."""
     steps = [file.note] if file.note else []
     if file.url:
-        steps.append(f"fetch {file.url} by hand")
+        steps.append("fetch it by hand")
     if file.member:
         steps.append(f"take {file.member} out of it")
     if file.normalise_newlines:

@@ -310,7 +310,7 @@ def test_every_sign_can_be_seen():
     [
         ({"passage": " \n"}, "is blank"),
         ({"passage": "x" * 301}, "has 301 characters"),
-        ({"contrast": ["a b is"]}, "has 1 sentences"),
+        ({"contrast": ["a b is"]}, "holds 1 and not two"),
         ({"contrast": ["a b is", "a b c are"]}, "3 and 4 words"),
         ({"contrast": ["a b is", "a b are"]}, "no word differs"),
         ({"contrast": ["a b\nis", "a c are"]}, "one line of up to"),

@@ -246,7 +246,7 @@ def test_empty_variable_is_no_variable(server, cache, monkeypatch):
 def test_what_came_is_not_believed(server, cache, body, fault):
     url = server.url("there", body)
     assert refusal(text_file(url)) == (
-        f"{url}: {fault}; fetch {url} by hand, put it at {cache / 'text.txt'}, or as "
+        f"{url}: {fault}; fetch it by hand, put it at {cache / 'text.txt'}, or as "
         "text.txt in a folder that JAXLSTM_DATA names"
     )
     assert list(cache.iterdir()) == []
@@ -355,7 +355,7 @@ def test_archives_that_are_refused(server, cache, body, fault):
     line = refusal(text_file(url, member="text"))
     assert line.startswith(f"{url}: {fault}")
     assert line.endswith(
-        f"; fetch {url} by hand, take text out of it, put it at {cache / 'text.txt'}, "
+        f"; fetch it by hand, take text out of it, put it at {cache / 'text.txt'}, "
         "or as text.txt in a folder that JAXLSTM_DATA names"
     )
     assert list(cache.iterdir()) == []
