@@ -69,7 +69,9 @@ def check_contrast(sentences: list[str]) -> list[str]:
     if not sentences:
         return sentences
     if len(sentences) != 2:
-        raise ValueError(f"holds {len(sentences)} and not two; give two, or [] for none")
+        raise ValueError(
+            f"holds {len(sentences)} and not two; give two, or [] for none"
+        )
     for sentence in sentences:
         if len(sentence) > LONGEST or not sentence.isprintable():
             raise ValueError(
