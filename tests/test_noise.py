@@ -128,7 +128,10 @@ def test_no_key_is_no_noise(x64):
     assert_close(trained[0], evaluated[0], tolerance=0)
 
 
-@pytest.mark.parametrize("remat", ["step", "sqrt", "sqrt_step"])
+@pytest.mark.parametrize(
+    "remat",
+    ["sqrt_step", *(pytest.param(n, marks=pytest.mark.slow) for n in ("step", "sqrt"))],
+)
 def test_rematerialisation_does_not_change_the_draws(remat, x64):
     model, params, inputs = make_problem()
     targets = np.random.default_rng(2).normal(size=(T, B, Y))

@@ -370,6 +370,7 @@ def check_pictures(run, figures, names, shown):
         assert "".join(tick.get_text() for tick in axes.get_xticklabels()) == shown
 
 
+@pytest.mark.slow
 def test_bytes_are_drawn(tmp_path, monkeypatch):
     options = ["task.unit='bytes'", "model.cell='gru'"]
     run = train(
@@ -379,6 +380,7 @@ def test_bytes_are_drawn(tmp_path, monkeypatch):
     check_pictures(run, run.task.figures(run), ["units", "gates"], "the $xÃ©  the")
 
 
+@pytest.mark.slow
 def test_words_are_drawn(tmp_path, monkeypatch):
     options = ["task.unit='words'", "model.cell='rnn'", "task.unknown=true"]
     contrast = "task.contrast=['the cat is', 'the cats are']"
@@ -394,6 +396,7 @@ def test_words_are_drawn(tmp_path, monkeypatch):
         assert texts(axes) == ["the", "cat", "is", "the", "cats", "are"]
 
 
+@pytest.mark.slow
 def test_drawn_is_what_the_net_holds_in_float64(tmp_path, monkeypatch, x64):
     del x64
     passage = "the cats are\nof that x$y$ cat."
