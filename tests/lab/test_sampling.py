@@ -597,16 +597,24 @@ def test_run_has_samples_that_can_be_written_again(run, tmp_path):
     assert len(greedy) == 300 + 2
 
 
+# A shell that runs the tests in the background has them ignore Ctrl-C.
+COMMAND = """
+import signal
+from jaxlstm.__main__ import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
 def start_long_sample(run):
     """Starts to sample without end, as far as a test is concerned."""
-    tokens = [sys.executable, "-m", "jaxlstm", "sample", run, "--length", "1000000000"]
+    tokens = [sys.executable, "-c", COMMAND, "sample", run, "--length", "1000000000"]
     process = subprocess.Popen(
         tokens,
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell that runs the tests in the background has them ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert len(process.stdout.read(100)) == 100
