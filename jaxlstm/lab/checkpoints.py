@@ -8,7 +8,6 @@ with a hash of every file: orbax would restore many a flipped bit without a word
 checkpoint without it was cut short while it was saved, and does not count.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError, suggest
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
@@ -117,9 +117,11 @@ class Checkpoints:
         return self.folder / which / str(step)
 
     def _save(self, which: Which, step: int, items: dict[str, PyTree]) -> None:
-        manager = self._manager(which)
-        if step in manager.all_steps():
-            manager.delete(step)
+        manager, finished = self._manager(which), self._steps(which)
+        # Orbax saves nothing older than what it has, be that cut short or not.
+        for old in manager.all_steps():
+            if old == step or old not in finished:
+                manager.delete(old)
         manager.save(step, args=_composite(ocp.args.StandardSave, items))
         path = self._path(which, step)
         replacement = path / f"{MANIFEST}.new"
@@ -176,7 +178,7 @@ class Checkpoints:
 def _hash_files(folder: Path) -> dict[str, str]:
     """Returns the hash of each file of a checkpoint but its manifest."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): hash_file(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(MANIFEST)
     }

@@ -102,7 +102,8 @@ class Session:
                 writer.close()
             checkpoints.close()
         lines = [line for line in run.metrics if line["split"] == "train"]
-        return {"last train": _figures(lines[-1]), **results}
+        # None is left where the file was lost after the last update.
+        return {"last train": _figures(lines[-1]), **results} if lines else results
 
     def finish(self, results: dict[str, dict[str, float]], seconds: float) -> None:
         """Draws pictures, writes samples and README, notes that the run is finished."""

@@ -478,6 +478,14 @@ def test_published_figures_are_lines(undisturbed, monkeypatch):
     np.testing.assert_array_equal(marker.get_xydata(), [[7, 0.5]])
 
 
+def test_metrics_lost_after_the_last_update(undisturbed, command):
+    undisturbed.note(status="failed")
+    (undisturbed.path / "metrics.jsonl").unlink()
+    outcome = command("resume", "undisturbed")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "test loss" in outcome.out and "last train" not in outcome.out
+
+
 def test_loss_that_is_not_finite_stops_the_run(config, command):
     outcome = command(
         *("run", config, "--out", "out", "optimizer.learning_rate=1e30"),
