@@ -1,6 +1,5 @@
 """Devices: how many, and how a batch is spread over them."""
 
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.machine import usable_cores
 from jaxlstm.types import PyTree
 from jaxlstm.varying import vary
 
@@ -32,8 +32,7 @@ def make_mesh(devices: Literal["all"] | int, batch_size: int) -> Mesh:
             f"devices = {devices}: a batch of {batch_size} does not divide over them; "
             "change train.batch_size, or use devices = 1"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    cores = cores or os.cpu_count() or 1
+    cores = usable_cores()
     wanted = _divisor(batch_size, cores) if devices == "all" else devices
     try:
         jax.config.update("jax_num_cpu_devices", min(wanted, cores))
