@@ -17,6 +17,7 @@ import jaxlstm
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
+from jaxlstm.lab.memory import check_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
@@ -55,6 +56,7 @@ def run(
     loaded = load_config(config, overrides)
     folder = choose_folder(loaded, out)
     experiment = build(loaded)
+    check_memory(experiment)
     if loaded.sections.logging.tensorboard:
         require_tensorboard()
     _train(create_run(folder, experiment), resume=False)

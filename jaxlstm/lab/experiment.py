@@ -10,6 +10,7 @@ from jaxlstm.estimators import ESTIMATORS, GradientEstimator
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.memory import check_sizes
 from jaxlstm.lab.optimizers import OPTIMIZERS, make_clips, make_schedule
 from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
@@ -53,8 +54,9 @@ def build_model(config: Config, parts: ModelParts | None = None) -> Model:
       parts: what the task asks of it; by default it is asked, which may need its data.
 
     Raises:
-      UserError: its options do not go together.
+      UserError: its options do not go together, or a size is out of bounds.
     """
+    check_sizes(config.sections)
     section, parts = config.sections.model, parts or config.task.parts()
     if section.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
