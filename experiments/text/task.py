@@ -129,7 +129,13 @@ class Text(Task):
             raise ValueError(
                 f"is empty; name a file, or one of {', '.join(KNOWN_TEXTS)}"
             )
-        return str(Path(source).expanduser().absolute())
+        try:
+            return str(Path(source).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(
+                f"{source}: there is no such user, whose folder `~` could name; write "
+                "the whole path"
+            ) from None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,9 +1,7 @@
 """Config files: TOML, overrides, and errors that say where and what to do."""
 
 import dataclasses
-import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,12 @@ from jaxlstm.lab.options import (
     factory_options,
     find_factory,
     options_model,
-    takes_only_keywords,
 )
+from jaxlstm.lab.overrides import apply_overrides, parse_toml
 from jaxlstm.lab.schema import ConfigFile, OpenSection
 from jaxlstm.lab.task import Task
 from jaxlstm.lab.wording import Reporter
 from jaxlstm.shapes import OptionError
-
-_BARE = re.compile(r"[A-Za-z_./~][\w./:~+-]*")
-_KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +78,13 @@ def load_config(
     Args:
       path: of the file.
       overrides: `section.key=value`, the value written as in TOML; a bare word is a
-        string.
+        string, and no value removes the key, so that its default holds.
       folders: where modules are looked for; by default `import_path`.
 
     Raises:
       UserError: one line for each thing that is wrong.
     """
-    text = _read(path)
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+    values = parse_toml(_read(path), f"{path}: not valid TOML")
     overridden = apply_overrides(values, overrides)
     extend_path(*(import_path(path) if folders is None else folders))
     reporter = Reporter(str(path), overridden)
@@ -102,35 +93,6 @@ def load_config(
     except pydantic.ValidationError as error:
         raise UserError(*reporter.lines(error, (), values)) from None
     return _resolve(path, sections, reporter)
-
-
-def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> set[str]:
-    """Writes overrides into values read from a file, and returns their keys.
-
-    Raises:
-      UserError: an override is malformed, names a key twice, or a key under a value
-        that is no section.
-    """
-    seen: set[str] = set()
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not _KEY.fullmatch(key):
-            raise UserError(
-                f"override {override!r}: not of the form section.key=value, such as "
-                "train.num_updates=100"
-            )
-        if key in seen:
-            raise UserError(f"override {override!r}: {key} is given twice; keep one")
-        seen.add(key)
-        *sections, last = key.split(".")
-        table = values
-        for depth, section in enumerate(sections, start=1):
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                name = ".".join(sections[:depth])
-                raise UserError(f"override {override!r}: {name} is not a section")
-        table[last] = _parse_value(override, text)
-    return seen
 
 
 def json_schema(config: Path | None = None) -> dict[str, Any]:
@@ -147,11 +109,11 @@ def json_schema(config: Path | None = None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(
-            f"{path}: is a folder; name a config file, such as {path}/*.toml"
-        )
     try:
+        if path.is_dir():
+            raise UserError(
+                f"{path}: is a folder; name a config file, such as {path}/*.toml"
+            )
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; configs end in .toml") from None
@@ -160,31 +122,24 @@ def _read(path: Path) -> str:
             f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _parse_value(override: str, text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        if _BARE.fullmatch(text):
-            return text
         raise UserError(
-            f"override {override!r}: {text!r} is not a TOML value; a string with "
-            "blanks or signs needs quotes: key='\"...\"'"
+            f"{path}: cannot be read: {error.strerror}; name a config file"
         ) from None
-    if set(parsed) != {"value"}:
-        raise UserError(f"override {override!r}: holds more than one value")
-    return parsed["value"]
+    except ValueError as error:
+        raise UserError(f"{path}: is not a path: {error}; name a file") from None
 
 
 def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
     lines: list[str] = []
+    causes: list[BaseException | None] = []
     train = sections.train
     if (train.num_updates is None) == (train.num_epochs is None):
+        given = "train.num_updates" in reporter.overridden
+        spare = "train.num_epochs" if given else "train.num_updates"
+        both = f"and not both; an override {spare}= removes that one"
         lines.append(
             f"{path}: [train]: set one of num_updates and num_epochs, "
-            f"{'and not both' if train.num_updates else 'for how long to train'}"
+            f"{both if train.num_updates else 'for how long to train'}"
         )
 
     if train.patience is not None and train.eval_every is None:
@@ -198,11 +153,18 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
             return resolve(*args)
         except UserError as error:
             lines.extend(error.lines)
+            causes.append(error.__cause__)
 
     task = attempt(_make_task, sections, reporter)
     cell = attempt(_make_cell, sections, reporter)
-    estimator = attempt(_options, "estimator", sections.estimator, ESTIMATORS, reporter)
-    optimizer = attempt(_options, "optimizer", sections.optimizer, OPTIMIZERS, reporter)
+    estimator = attempt(
+        _options,
+        *("estimator", sections.estimator, ESTIMATORS, ("model", "loss_fn"), reporter),
+    )
+    optimizer = attempt(
+        _options,
+        *("optimizer", sections.optimizer, OPTIMIZERS, ("learning_rate",), reporter),
+    )
     if sections.model.initializer not in INITIALIZERS:
         lines.append(
             reporter.line(
@@ -212,7 +174,7 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
             )
         )
     if lines:
-        raise UserError(*lines)
+        raise UserError(*lines) from next(filter(None, causes), None)
     return Config(
         name=path.stem,
         folder=path.parent.resolve(),
@@ -229,7 +191,8 @@ def _make_task(sections: ConfigFile, reporter: Reporter) -> Task:
     use = sections.task.use
     where = reporter.where(("task", "use"))
     task_class = load_object(where, use)
-    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
+    is_task = isinstance(task_class, type) and issubclass(task_class, Task)
+    if not is_task or task_class is Task:
         raise UserError(f'{where} = "{use}": is not a class derived from Task')
     try:
         return task_class.model_validate(sections.task.options)
@@ -248,12 +211,7 @@ def _make_cell(sections: ConfigFile, reporter: Reporter) -> tuple[Cell, dict[str
         return factory, _check_options(
             "model", model, options_model(_no_options), reporter
         )
-    options = factory_options(where, model.cell, factory)
-    if not takes_only_keywords(factory):
-        raise UserError(
-            f'{where} = "{model.cell}": is neither a Cell nor makes one from options '
-            "alone"
-        )
+    options = factory_options(where, model.cell, factory, ())
     # One key serves the cell and the readout, which the model draws itself. That an
     # initialiser is unknown is said of the section, once.
     known = model.initializer in INITIALIZERS
@@ -282,12 +240,13 @@ def _options(
     section_name: str,
     section: OpenSection,
     table: Mapping[str, Callable[..., Any]],
+    arguments: Sequence[str],
     reporter: Reporter,
 ) -> dict[str, Any]:
     name: str = section.name  # type: ignore[attr-defined]
     where = reporter.where((section_name, "name"))
     factory = find_factory(where, name, table)
-    options = factory_options(where, name, factory)
+    options = factory_options(where, name, factory, arguments)
     return _check_options(section_name, section, options, reporter)
 
 

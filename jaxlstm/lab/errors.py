@@ -11,8 +11,13 @@ class UserError(Exception):
     """
 
     def __init__(self, *lines: str):
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(map(printable, lines))
+        super().__init__("\n".join(self.lines))
+
+
+def printable(text: str) -> str:
+    """Returns a text on one line: what moves a cursor, or is no text, is escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 import pydantic
@@ -40,6 +41,10 @@ def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     function = factory
     while isinstance(function, functools.partial):
         function = function.func
+    if isinstance(function, type):
+        function = function.__init__
+    elif not inspect.isroutine(function):
+        function = type(function).__call__
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(factory).parameters.items():
@@ -55,34 +60,45 @@ def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     return pydantic.create_model(name, __config__=config, **fields)
 
 
-def factory_options(where: str, name: str, factory: Any) -> type[pydantic.BaseModel]:
+def factory_options(
+    where: str, name: str, factory: Any, arguments: Sequence[str]
+) -> type[pydantic.BaseModel]:
     """Returns the model of a factory's options; refuses what is no factory.
 
     Args:
       where: the key the name stands at, for errors.
       name: what stands there.
       factory: what it names.
+      arguments: what it is called with, beside its options.
 
     Raises:
-      UserError: it cannot be called, or does not say what it takes.
+      UserError: it cannot be called, does not say what it takes, or takes another
+        number of arguments.
     """
+    form = f"({', '.join([*arguments, '*', '...'])})"
     if not callable(factory):
-        raise UserError(f'{where} = "{name}": is not a function; name one')
-    try:
-        inspect.signature(factory)
-    except ValueError:
         raise UserError(
-            f'{where} = "{name}": does not say what it takes; wrap it in a function '
-            "with keyword-only options"
+            f'{where} = "{name}": is not a function; name one of the form {form}'
+        )
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        signature = None
+    if signature is None or isinstance(factory, types.BuiltinFunctionType):
+        raise UserError(
+            f'{where} = "{name}": is built into Python, and does not say what it '
+            f"takes; name a function of the form {form}"
+        )
+    required = {
+        parameter.name: None
+        for parameter in signature.parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is parameter.empty
+    }
+    try:
+        signature.bind(*arguments, **required)
+    except TypeError:
+        raise UserError(
+            f'{where} = "{name}": takes {signature}; name a function of the form {form}'
         ) from None
     return options_model(factory)
-
-
-def takes_only_keywords(factory: Callable[..., Any]) -> bool:
-    """Returns whether a factory can be called without positional arguments."""
-    return not any(
-        parameter.default is parameter.empty
-        and parameter.kind
-        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(factory).parameters.values()
-    )

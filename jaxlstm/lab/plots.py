@@ -1,5 +1,6 @@
 """Pictures, made from run directories alone."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ STYLE: Any = {
     "figure.dpi": 100,
     "font.size": 10,
     "grid.alpha": 0.3,
+    # Names of runs and splits are no formulas.
+    "text.parse_math": False,
 }
 LINES, MARKERS = ("-", "--", ":", "-."), "osD^"
 
@@ -28,7 +31,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     """Draws the loss of each split against updates.
 
     Of one run each split has a colour; of several, each run has one, and each split a
-    kind of line.
+    kind of line. A loss that was not finite, null in the metrics, is a gap.
 
     Raises:
       UserError: a run has no metric yet.
@@ -45,19 +48,21 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     for n, (name, lines) in enumerate(zip(names, metrics, strict=True)):
         curves: dict[str, list[tuple[int, float]]] = {}
         for line in lines:
-            curves.setdefault(line["split"], []).append((line["update"], line["loss"]))
+            loss = math.nan if line["loss"] is None else line["loss"]
+            curves.setdefault(line["split"], []).append((line["update"], loss))
         for split, points in curves.items():
             kind = splits.index(split)
             axes.plot(
                 *zip(*points, strict=True),
                 color=f"C{n if several else kind}",
                 linestyle=LINES[kind % len(LINES)] if several else "-",
-                # A single point has no line.
-                marker=MARKERS[kind % len(MARKERS)] if len(points) == 1 else None,
+                # A single point has no line, nor has one between gaps.
+                marker=MARKERS[kind % len(MARKERS)] if _has_single(points) else None,
                 label=f"{name}: {split}" if several else split,
                 linewidth=1.2,
             )
     losses = np.concatenate([line.get_ydata() for line in axes.lines])
+    losses = losses[np.isfinite(losses)]
     for n, reference in enumerate(_references(runs)):
         style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
         label = f"{reference.label}: {reference.loss:.4g}"
@@ -65,10 +70,18 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
         if reference.update is not None:
             axes.plot(reference.update, reference.loss, "x", color="0.4")
     # A smaller range has too few powers of ten to be read by.
-    scale = "log" if losses.min() > 0 and np.ptp(np.log10(losses)) > 1 else "linear"
+    wide = losses.size and losses.min() > 0 and np.ptp(np.log10(losses)) > 1
+    scale = "log" if wide else "linear"
     axes.set(xlabel="update", ylabel="loss", yscale=scale, title="Loss")
     axes.legend(frameon=False)
     return figure
+
+
+def _has_single(points: Sequence[tuple[int, float]]) -> bool:
+    """Returns whether a finite loss has no other one beside it."""
+    finite = [False, *(math.isfinite(loss) for _, loss in points), False]
+    triples = zip(finite, finite[1:], finite[2:], strict=False)
+    return any(triple == (False, True, False) for triple in triples)
 
 
 def _references(runs: Sequence[Run]) -> list[Reference]:

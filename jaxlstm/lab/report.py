@@ -1,6 +1,7 @@
 """What a run says of itself: its README.md, and the table at the end."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.table import Table
 from jaxlstm.lab.runs import SAMPLES, Run
 from jaxlstm.model import count_parameters
 
-Results = dict[str, dict[str, float]]
+# A figure that was not finite is None where it was read from metrics.
+Results = Mapping[str, Mapping[str, float | None]]
 
 
 def print_results(console: Console, results: Results, rows: dict[str, str]) -> None:
@@ -27,10 +29,17 @@ def print_results(console: Console, results: Results, rows: dict[str, str]) -> N
     table.add_column(overflow="fold")
     for split, values in results.items():
         for name, value in values.items():
-            table.add_row(f"{split} {name}", f"{value:.6g}")
+            table.add_row(f"{split} {name}", show_figure(value))
     for name, text in rows.items():
         table.add_row(name, text)
     console.print(table, highlight=False)
+
+
+def show_figure(value: float | None) -> str:
+    """Returns six digits of a figure, or that it is none."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.6g}"
 
 
 def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
@@ -38,7 +47,7 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
     config = run.config
     sections, facts = config.sections, run.facts
     rows = [
-        f"| {split} | {name} | {value:.6g} |"
+        f"| {split} | {name} | {show_figure(value)} |"
         for split, values in results.items()
         for name, value in values.items()
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxlstm.lab.draws import Sampling, draw_noise
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.runs import VOCABULARY, Run
+from jaxlstm.lab.task import Task
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams
 from jaxlstm.types import Array, Key
@@ -234,17 +235,22 @@ def require_vocabulary(run: Run) -> Vocabulary:
     Raises:
       UserError: its task has none, or its file is missing.
     """
-    if run.vocabulary is None and run.facts["parts"].get("symbols"):
-        raise UserError(
-            f"{run.path / VOCABULARY}: is missing; put back the file that the run was "
-            "made with"
-        )
-    if run.vocabulary is None:
+    if run.vocabulary is not None:
+        return run.vocabulary
+    if not run.facts["parts"].get("symbols"):
         raise UserError(
             f"{run.path}: has no vocabulary, for its task is none on text; name a run "
             "of one that is"
         )
-    return run.vocabulary
+    if type(run.task).vocabulary is Task.vocabulary:
+        raise UserError(
+            f"{run.path}: has no vocabulary, for its task says nothing of what its "
+            "symbols stand for; give the task a `vocabulary`, and train anew"
+        )
+    raise UserError(
+        f"{run.path / VOCABULARY}: is missing; put back the file that the run was made "
+        "with"
+    )
 
 
 def start_symbol(vocabulary: Vocabulary) -> int:

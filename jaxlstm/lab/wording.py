@@ -1,5 +1,6 @@
 """How errors in a config are worded: place, value, remedy, a line for each key."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -8,6 +9,12 @@ import tomli_w
 
 from jaxlstm.lab.errors import suggest
 from jaxlstm.lab.schema import ConfigFile
+
+# Characters of a value that are shown; of a longer one, its two ends.
+LONGEST = 400
+
+# A key as TOML writes it without quotes, or what is inside a list.
+_PLAIN = re.compile(r"[\w.\[\]-]{1,100}")
 
 _MESSAGES = {
     "int_type": "is not an integer",
@@ -49,9 +56,12 @@ class Reporter:
         # Or a key of a section that only overrides have.
         if len(loc) == 1 and any(k.startswith(f"{key}.") for k in self.overridden):
             return f"override {key}"
-        if len(loc) == 1:
-            return f"{self.source}: {key}"
-        return f"{self.source}: [{'.'.join(loc[:-1])}] {loc[-1]}"
+        *sections, last = (
+            part if _PLAIN.fullmatch(part) else _toml(part) for part in loc
+        )
+        if not sections:
+            return f"{self.source}: {last}"
+        return f"{self.source}: [{'.'.join(sections)}] {last}"
 
     def line(self, loc: tuple[str, ...], value: Any, message: str) -> str:
         """Returns what is wrong with the value of a key."""
@@ -95,7 +105,7 @@ def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> 
     if kind == "model_type" and in_list:
         return "is not a table; write {...}"
     if kind == "extra_forbidden":
-        known = choices if choices is not None else _fields(loc[:-1])
+        known = choices if choices is not None else known_keys(loc[:-1])
         return f"unknown key; {suggest(loc[-1], known)}"
     if kind == "missing":
         if loc in (("task",), ("task", "use")):
@@ -133,19 +143,37 @@ def _known(loc: tuple[Any, ...], values: Any, *, missing: bool) -> tuple[str, ..
     return tuple(known)
 
 
-def _fields(loc: tuple[str, ...]) -> list[str]:
+def known_keys(section: tuple[str, ...]) -> list[str]:
+    """Returns the keys that the schema has in a section; none of one it lacks."""
     model: Any = ConfigFile
-    for part in loc:
-        model = model.model_fields[part].annotation
-        model = next((a for a in get_args(model) if hasattr(a, "model_fields")), model)
+    for part in section:
+        field = model.model_fields.get(part)
+        annotations = field and (field.annotation, *get_args(field.annotation))
+        models = (a for a in annotations or () if hasattr(a, "model_fields"))
+        model = next(models, None)
+        if model is None:
+            return []
     return list(model.model_fields)
 
 
+def shorten(text: str) -> str:
+    """Returns a text, or the two ends of one that is too long to be shown."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+
+
 def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{...}"
     if isinstance(value, list):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        value = f"[{', '.join(map(_item, value))}]"
+    else:
+        value = _item(value)
+    return shorten(value)
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "{...}" if isinstance(value, dict) else "[...]"
     if isinstance(value, str | bool | int | float):
         return tomli_w.dumps({"v": value})[4:].strip()
     return str(value)

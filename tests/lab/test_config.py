@@ -1,6 +1,7 @@
 """Config files: what is refused, in which words; defaults and overrides."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from jaxlstm.lab.config import apply_overrides, load_config
 from tests.lab import tiny
 
 UNKNOWN = "unknown key; "
+BUILT_IN = (
+    "is built into Python, and does not say what it takes; name a function of the form"
+)
 SECTION = "is not a section; write [{}] and its keys below"
 OWN_NAME = '(or write "package.module:name" for one of your own)'
 LOOKED_FOR = (
@@ -26,7 +30,7 @@ FAULTS = [
     ("optimizer.learning_rat=0.1", f"{UNKNOWN}did you mean learning_rate?"),
     ("optimizer.clip.nrom=1.0", f"{UNKNOWN}did you mean norm?"),
     ("optimizer.schedule.warmpu=3", f"{UNKNOWN}did you mean warmup?"),
-    ("optimizer.betta=0.5", f"{UNKNOWN}use one of name, learning_rate, schedule, "),
+    ("optimizer.betta=0.5", f"{UNKNOWN}use one of name, learning_rate, "),
     ("model.forget_bais=1.0", f"{UNKNOWN}did you mean forget_bias?"),
     ("estimator.remaat='none'", f"{UNKNOWN}did you mean remat?"),
     ("task.scael=1.0", f"{UNKNOWN}did you mean scale?"),
@@ -96,13 +100,26 @@ FAULTS = [
         '= "tests.lab.tiny:Source": is not a class derived from Task',
     ),
     ("model.cell='nowhere:c'", f'= "nowhere:c": no module nowhere; {LOOKED_FOR}'),
-    ("model.cell='math:pi'", '= "math:pi": is not a function; name one'),
     (
-        "model.cell='math:sin'",
-        '= "math:sin": is neither a Cell nor makes one from options alone',
+        "model.cell='math:pi'",
+        '= "math:pi": is not a function; name one of the form (*, ...)',
+    ),
+    ("model.cell='math:sin'", f'= "math:sin": {BUILT_IN} (*, ...)'),
+    ("estimator.name='math:sin'", f'= "math:sin": {BUILT_IN} (model, loss_fn, *, ...)'),
+    (
+        "optimizer.name='os:system'",
+        f'= "os:system": {BUILT_IN} (learning_rate, *, ...)',
+    ),
+    (
+        "model.cell='os:makedirs'",
+        '= "os:makedirs": takes (name, mode=511, exist_ok=False); name a function of '
+        "the form (*, ...)",
     ),
     ("model.cell='tests.lab.tiny:Tiny'", '= "tests.lab.tiny:Tiny": does not make a '),
-    ("estimator.name='math:pi'", '= "math:pi": is not a function; name one'),
+    (
+        "estimator.name='math:pi'",
+        '= "math:pi": is not a function; name one of the form (model, loss_fn, *, ...)',
+    ),
 ]
 
 
@@ -198,7 +215,23 @@ def test_folder_is_no_config(tmp_path, command):
         ),
         (["seed.low=3"], "'seed.low=3': seed is not a section"),
         (["model.cell=my cell"], "'model.cell=my cell': 'my cell' is not a TOML value"),
-        (["model.cell="], "'model.cell=': '' is not a TOML value"),
+        (
+            ["optimizer.clip.norm=1.0", "optimizer.clip={}"],
+            "'optimizer.clip={}': would undo override optimizer.clip.norm; put it fir",
+        ),
+        (["seed.low="], "'seed.low=': there is no seed.low to remove; leave it out"),
+        (
+            ["train.num_epoch="],
+            "'train.num_epoch=': there is no train.num_epoch to remove; did you mean "
+            "num_epochs?",
+        ),
+        (["model.tied=True"], "'True' is not a TOML value; write true; for the string"),
+        (
+            ["train.eval_every=None"],
+            "'None' is not a TOML value; to remove the key, write train.eval_every=; "
+            "for the string, '\"None\"'",
+        ),
+        (["model.dropout=.5"], "'.5' is not a TOML value; write numbers as 1000, 0.5"),
         (["seed=1\nmodel.cell=2"], "holds more than one value"),
     ],
 )
@@ -223,6 +256,30 @@ def test_malformed_override(overrides, message, config, command, tmp_path):
 def test_parts_that_do_not_fit_together(overrides, message, config, command, tmp_path):
     (line,) = check_refused(command, tmp_path, config, *overrides)
     assert message in line
+
+
+def test_override_without_a_value_removes_a_key(config, command, tmp_path):
+    loaded = load_config(config, ["train.num_updates=", "train.num_epochs=3"])
+    assert loaded.sections.train.num_updates is None
+    assert loaded.sections.train.num_epochs == 3
+    values = load_config(
+        config, ["optimizer=", "checkpoint.every=", "seed="]
+    ).resolved()
+    assert values["optimizer"]["learning_rate"] == 1e-3
+    assert "every" not in values["checkpoint"] and values["seed"] == 0
+    (line,) = check_refused(command, tmp_path, config, "model.hidden_size=")
+    assert line == "override model.hidden_size: is missing; set it"
+    for given, spare in [
+        ("num_epochs=2", "num_updates"),
+        ("num_updates=2", "num_epochs"),
+    ]:
+        config.write_text(tiny.CONFIG.replace("num_updates = 12", f"{spare} = 12"))
+        (line,) = check_refused(command, tmp_path, config, f"train.{given}")
+        assert line == (
+            f"{config}: [train]: set one of num_updates and num_epochs, and not both; "
+            f"an override train.{spare}= removes that one"
+        )
+        load_config(config, [f"train.{given}", f"train.{spare}="])
 
 
 def test_length_of_training_has_to_be_known(config, command, tmp_path):
@@ -258,13 +315,39 @@ def test_all_faults_are_told_at_once(config, command, tmp_path):
     assert len(check_refused(command, tmp_path, config, *wrong_names)) == 6
 
 
-def test_error_inside_a_task_keeps_its_traceback(config, command, tmp_path):
-    (tmp_path / "own_broken.py").write_text("value = undefined\n")
-    (tmp_path / "own_lacking.py").write_text("import no_such_package\n")
-    with pytest.raises(NameError, match="undefined"):
-        command("run", config, "task.use=own_broken:Mine")
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        command("run", config, "task.use=own_lacking:Mine")
+@pytest.mark.parametrize(
+    ("text", "cause", "reason"),
+    [
+        ("\nvalue = undefined\n", NameError, "2: NameError: name 'undefined' is not"),
+        (
+            "import no_such_package\n",
+            ModuleNotFoundError,
+            "1: ModuleNotFoundError: No module named 'no_such_package'; mend it",
+        ),
+        ("def f(:\n", SyntaxError, "1: SyntaxError: invalid syntax; mend it"),
+        ("import json\njson.loads('[')", ValueError, "2: JSONDecodeError: Expecting"),
+        ("import sys\n\nsys.exit(3)\n", SystemExit, "3: SystemExit: 3; mend it"),
+        (
+            "def __getattr__(name):\n    raise RuntimeError(name)\n",
+            RuntimeError,
+            "2: RuntimeError: Mine; mend it",
+        ),
+    ],
+)
+def test_error_inside_a_module_is_placed(
+    text, cause, reason, config, tmp_path, monkeypatch
+):
+    monkeypatch.delitem(sys.modules, "own_broken", raising=False)
+    (tmp_path / "own_broken.py").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(config, ["task.use=own_broken:Mine"])
+    assert isinstance(caught.value.__cause__, cause)
+    (line,) = caught.value.lines
+    assert line.startswith(
+        'override task.use = "own_broken:Mine": the module cannot be imported: '
+        f"{tmp_path / 'own_broken.py'}:{reason}"
+    )
+    assert line.endswith("and see more by `python -c 'import own_broken'`")
 
 
 def test_task_and_cells_of_ones_own(config, tmp_path):

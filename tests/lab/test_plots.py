@@ -1,12 +1,16 @@
 """Pictures of losses: which line is which, and what is said of what cannot be."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.plots import draw_comparison, draw_run, loss_curves
+from jaxlstm.lab.report import show_figure
+from jaxlstm.lab.runs import Facts
 from tests.lab import tiny
 
 PNG = b"\x89PNG"
@@ -19,7 +23,7 @@ def make_run(folder, splits=("train", "validation"), updates=(1, 2)):
     (path / "config.toml").write_text(tiny.CONFIG)
     facts = {"status": "finished", "config": "tiny", "import_path": [str(tiny.ROOT)]}
     facts |= {"parts": {"input_size": 2, "output_size": 1}}
-    facts |= {"data": {}, "devices": {}, "versions": {}}
+    facts |= {name: {} for name in Facts.model_fields if name not in facts}
     (path / "run.json").write_text(json.dumps(facts))
     lines = [
         {"update": update, "split": split, "loss": 1 / update}
@@ -62,6 +66,45 @@ def test_single_points_of_several_runs_can_be_told_apart():
     runs = [make_run(name, updates=[3]) for name in "xy"]
     (axes,) = loss_curves(runs).axes
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 4
+
+
+def test_losses_that_are_not_finite_are_gaps(command):
+    make_run("x", updates=range(1, 7))
+    text = Path("x/metrics.jsonl").read_text()
+    for update in (3, 5):
+        line = f'{{"update": {update}, "split": "train", "loss": {1 / update}}}'
+        assert line in text
+        text = text.replace(line, f"{line.rpartition(' ')[0]} null}}")
+    Path("x/metrics.jsonl").write_text(text)
+    (axes,) = loss_curves([load_run("x")]).axes
+    train, validation = axes.lines
+    losses = np.asarray(train.get_ydata())
+    assert list(np.flatnonzero(np.isnan(losses)) + 1) == [3, 5]
+    # Updates 4 and 6 have nothing beside them to be joined with by a line.
+    assert train.get_marker() == "o" and validation.get_marker() == "None"
+    assert command("plot", "x").code == 0
+
+
+def test_run_without_any_finite_loss_is_drawn():
+    run = make_run("x")
+    lines = Path("x/metrics.jsonl").read_text().splitlines()
+    nulls = [json.dumps(json.loads(line) | {"loss": None}) + "\n" for line in lines]
+    Path("x/metrics.jsonl").write_text("".join(nulls))
+    (file,) = draw_run(run)
+    assert file.read_bytes().startswith(PNG)
+
+
+def test_names_are_no_formulas(command):
+    for name in ("$\\frac$", "a_b$^$"):
+        make_run(name, splits=["$\\none$"])
+    outcome = command("plot", "$\\frac$", "a_b$^$", "--out", "a.png")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_figures_that_are_not_finite_are_said_to_be():
+    assert show_figure(1 / 3) == "0.333333"
+    for value in (None, math.nan, math.inf):
+        assert show_figure(value) == "not finite"
 
 
 def test_runs_without_metrics_are_named():
