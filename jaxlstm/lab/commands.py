@@ -15,8 +15,10 @@ from rich.console import Console
 
 import jaxlstm
 from jaxlstm.lab.config import json_schema, load_config
+from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
+from jaxlstm.lab.listing import Sort, list_runs, print_runs
 from jaxlstm.lab.memory import check_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
@@ -212,6 +214,34 @@ def sample(
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+@app.command(name="list")
+def list_(folder: Path = Path("runs"), /, *, sort: Sort = "time") -> None:
+    """Show the runs in a folder: how far they came, and how well they do.
+
+    Parameters
+    ----------
+    folder
+        Holds run directories, or folders of them; or is one.
+    sort
+        What the last one has: the latest time, or the lowest loss.
+    """
+    print_runs(console, list_runs(folder, sort))
+
+
+@app.command
+def diff(first: Path, second: Path, /) -> None:
+    """Show how two runs differ: in config, in what made them, and in figures.
+
+    Parameters
+    ----------
+    first
+        A run directory.
+    second
+        Another one.
+    """
+    print_comparison(console, first, second, compare_runs(first, second))
 
 
 @app.command
