@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import jaxlstm
+from jaxlstm.lab.cache import keep_compiled
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
@@ -55,6 +56,7 @@ def run(
     out
         The run directory to make; by default runs/NAME-TIME.
     """
+    keep_compiled()
     loaded = load_config(config, overrides)
     folder = choose_folder(loaded, out)
     experiment = build(loaded)
@@ -73,6 +75,7 @@ def resume(run: Path, /) -> None:
     run
         The run directory.
     """
+    keep_compiled()
     loaded = load_run(run)
     if loaded.facts["status"] == "finished":
         console.print(
@@ -103,6 +106,7 @@ def evaluate(
     checkpoint
         The weights: those of the lowest validation loss, or the latest.
     """
+    keep_compiled()
     loaded = load_run(run, checkpoint)
     experiment = loaded.experiment
     splits = loaded.task.splits if split is None else (split,)
@@ -197,6 +201,7 @@ def sample(
     checkpoint
         The weights: those of the lowest validation loss, or the latest.
     """
+    keep_compiled()
     options = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy)
     pieces = sample_text(
         load_run(run, checkpoint),
