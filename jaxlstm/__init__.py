@@ -2,6 +2,7 @@
 
 from jaxlstm import cells as cells
 from jaxlstm import estimators as estimators
+from jaxlstm import interop as interop
 from jaxlstm.cells import Cell as Cell
 from jaxlstm.cells import LSTMParams as LSTMParams
 from jaxlstm.cells import LSTMState as LSTMState
