@@ -47,13 +47,16 @@ def test_keys_that_differ_are_shown_by_their_sections(command):
     make_run(
         "a", config='name = "1"\n[x]\nn = 1\nsame = [1]\nonly = 1\n[x.y]\nz = "a b"\n'
     )
-    make_run("b", config='name = 1\n[x]\nn = 1.0\nsame = [1]\n[x.y]\nz = "a c"\n')
+    make_run(
+        "b", config='name = 1\n[x]\nn = 1.0\nsame = [1]\n[x.y]\nz = "a c"\nnew = 2\n'
+    )
     found = compare_runs(Path("a"), Path("b"))
     assert found.config == [
         Difference("name", "1", 1),
         Difference("x.n", 1, 1.0),
         Difference("x.only", 1, None),
         Difference("x.y.z", "a b", "a c"),
+        Difference("x.y.new", None, 2),
     ]
     out = cells(command("diff", "a", "b").out)
     for row in (["name", '"1"', "1"], ["x.n", "1", "1.0"], ["x.only", "1", "-"]):
