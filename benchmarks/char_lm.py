@@ -5,16 +5,12 @@ to be fetched, and which symbols they are does not matter to the time.
 """
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from benchmarks.base import Prepared, Size, Work
+from benchmarks.base import Prepared, Size
+from benchmarks.loop import training
 from benchmarks.problems import draw_stack
 from jaxlstm.lab.config import Config, load_config
 from jaxlstm.lab.experiment import build
-from jaxlstm.lab.training import Metrics, fit
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -55,22 +51,4 @@ def prepare(size: Size, *, config: str, one_device: bool = False) -> Prepared:
     """
     overrides = ("devices=1",) if one_device else ()
     experiment = build(read_config(config, size, overrides))
-    trainer, count = experiment.trainer, size["updates"]
-    state = trainer.init(jax.random.key(0), experiment.batch_size)
-    # Copied, for an update gives the buffers away.
-    params = jax.tree.unflatten(
-        jax.tree.structure(state.params),
-        [jnp.array(x) for x in jax.tree.leaves(draw_stack(size))],
-    )
-    state = state._replace(params=params)
-    steps = fit(trainer, state, experiment.source, lambda done: done + count, count)
-
-    def run() -> Metrics:
-        return next(steps)[1]
-
-    def outputs(metrics: Metrics) -> dict[str, Any]:
-        return {"loss": metrics.loss / metrics.weight}
-
-    devices = trainer.mesh.devices
-    device = f"{devices.size} x {devices.flat[0].platform}"
-    return Prepared({"training": Work(run, outputs, count)}, device)
+    return training(experiment, draw_stack(size), size["updates"], size["updates"])

@@ -2,15 +2,20 @@
 
     checkpoints/latest/N/     parameters, and all else that training goes on from
     checkpoints/best/N/       parameters alone
+    checkpoints/damaged/      what was no longer as it had been saved, put aside
 
-N is the number of updates that were made. Beside them lies manifest.json, written last,
-with a hash of every file: orbax would restore many a flipped bit without a word. A
-checkpoint without it was cut short while it was saved, and does not count.
+N is the number of updates that were made. In each lies manifest.json, written last,
+with a hash of every file and the dtype and shape of every leaf: orbax would restore
+many a flipped bit, and another dtype, without a word. A checkpoint without it was cut
+short while it was saved, and does not count.
 """
 
+import hashlib
 import json
 import logging
-import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +26,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError, suggest
+from jaxlstm.lab.files import sync, write_text
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
 
@@ -31,7 +37,7 @@ Which = Literal["best", "latest"]
 
 # The item of a checkpoint that a model needs, and the one that training needs beside.
 PARAMS, TRAINING = "params", "training"
-MANIFEST = "manifest.json"
+MANIFEST, NOTES = "manifest.json", "notes.json"
 
 
 def check_which(which: str) -> None:
@@ -40,51 +46,92 @@ def check_which(which: str) -> None:
         raise UserError(f"--checkpoint {which}: {suggest(which, get_args(Which))}")
 
 
+class DamagedCheckpoint(UserWarning):
+    """A checkpoint is not what was saved; an earlier one is taken."""
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
+    They are written in the background, one at a time. What goes wrong there is raised
+    by the next call of `save`, `save_best`, `check` or `wait`.
+
     Attributes:
       folder: where they lie.
+      keep: how many of the latest are kept; None to read only.
     """
 
     def __init__(self, folder: Path, *, keep: int | None = None):
-        self.folder = folder
-        self._keep: dict[str, int | None] = {"latest": keep, "best": keep and 1}
+        self.folder, self.keep = folder, keep
         self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._saving: Future[None] | None = None
 
-    def save(self, state: TrainState) -> None:
-        """Saves a state among the latest ones; returns when it is on disk."""
+    def save(self, state: TrainState, notes: Any = None) -> None:
+        """Saves a state among the latest ones, unless it has been.
+
+        Args:
+          state: what training goes on from. Its buffers must not be given away.
+          notes: what else goes with it, as JSON.
+
+        Raises:
+          UserError: this or an earlier one cannot be saved.
+        """
+        self.wait()
         step = int(state.num_updates)
         if step not in self._steps("latest"):
             rest = state._replace(params=())
-            self._save("latest", step, {PARAMS: state.params, TRAINING: rest})
+            items = {PARAMS: state.params, TRAINING: rest}
+            self._saving = self._writer.submit(self._save, "latest", step, items, notes)
 
     def save_best(self, params: PyTree, update: int) -> None:
         """Saves parameters in place of the best ones so far."""
-        self._save("best", update, {PARAMS: params})
+        self.wait()
+        self._saving = self._writer.submit(
+            self._save, "best", update, {PARAMS: params}, None
+        )
+
+    def check(self) -> None:
+        """Raises what went wrong in the background, if anything did."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when all that is to be saved is on disk."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def drop_best_after(self, update: int) -> None:
         """Forgets best checkpoints that are younger than the update gone on from."""
         for step in self._steps("best"):
             if step > update:
-                self._manager("best").delete(step)
+                self._drop("best", step)
 
     def number(self, which: Which) -> int | None:
         """Returns the update that a checkpoint was made after; None without one."""
         return max(self._steps(which), default=None)
 
-    def restore(self, template: TrainState) -> TrainState:
-        """Returns the latest state.
+    def restore(
+        self, template: TrainState, *, put_aside: bool = False
+    ) -> tuple[TrainState, Any]:
+        """Returns the latest state that is as it was saved, and its notes.
+
+        What is damaged is passed over with a warning.
 
         Args:
           template: a state of the shapes, dtypes and shardings to restore.
+          put_aside: whether what is damaged is moved to `damaged/`, so that it is not
+            in the way of what is saved later.
 
         Raises:
           UserError: there is none, or it does not fit the template.
         """
+        step = self._find("latest", put_aside=put_aside)
         rest = template._replace(params=())
-        items = self._restore("latest", {PARAMS: template.params, TRAINING: rest})
-        return items[TRAINING]._replace(params=items[PARAMS])
+        items = self._restore("latest", step, {PARAMS: template.params, TRAINING: rest})
+        notes = json.loads((self._path("latest", step) / NOTES).read_text())
+        return items[TRAINING]._replace(params=items[PARAMS]), notes
 
     def restore_params(self, template: PyTree, which: Which) -> PyTree:
         """Returns the parameters of a checkpoint, bound to no device.
@@ -100,79 +147,164 @@ class Checkpoints:
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template
         )
-        params = self._restore(which, {PARAMS: template})[PARAMS]
+        params = self._restore(which, self._find(which), {PARAMS: template})[PARAMS]
         # Not bound to that device: they may serve on several as well.
         return jax.tree.map(jnp.asarray, jax.device_get(params))
 
     def close(self) -> None:
-        """Waits for what is under way."""
+        """Waits for what is under way, whatever comes of it."""
+        self._writer.shutdown()
         for manager in self._managers.values():
             manager.close()
-
-    def _steps(self, which: Which) -> list[int]:
-        paths = (self.folder / which).glob(f"*/{MANIFEST}")
-        return [int(p.parent.name) for p in paths if p.parent.name.isdecimal()]
 
     def _path(self, which: Which, step: int) -> Path:
         return self.folder / which / str(step)
 
-    def _save(self, which: Which, step: int, items: dict[str, PyTree]) -> None:
-        manager, finished = self._manager(which), self._steps(which)
-        # Orbax saves nothing older than what it has, be that cut short or not.
-        for old in manager.all_steps():
-            if old == step or old not in finished:
-                manager.delete(old)
-        manager.save(step, args=_composite(ocp.args.StandardSave, items))
-        path = self._path(which, step)
-        replacement = path / f"{MANIFEST}.new"
-        replacement.write_text(json.dumps(_hash_files(path), indent=2) + "\n")
-        os.replace(replacement, path / MANIFEST)
-
-    def _check(self, path: Path) -> None:
-        """Raises UserError unless the files are those that were saved."""
-        try:
-            expected = json.loads((path / MANIFEST).read_text())
-        except ValueError:
-            expected = None
-        found = _hash_files(path)
-        if expected == found:
-            return
-        expected = expected if isinstance(expected, dict) else {}
-        names = sorted(expected.keys() | found.keys() | {MANIFEST})
-        wrong = next((n for n in names if expected.get(n) != found.get(n)), MANIFEST)
-        raise UserError(
-            f"{path}: is damaged: {wrong} is not what was saved; remove the folder, "
-            "and the checkpoint before it is taken"
+    def _steps(self, which: Which, *, unfinished: bool = False) -> list[int]:
+        """Returns the steps that were saved, or those that were cut short."""
+        paths = [p for p in (self.folder / which).glob("*") if p.name.isdecimal()]
+        return sorted(
+            int(p.name) for p in paths if (p / MANIFEST).exists() != unfinished
         )
 
+    def _save(
+        self, which: Which, step: int, items: dict[str, PyTree], notes: Any
+    ) -> None:
+        path = self._path(which, step)
+        try:
+            manager = self._manager(which)
+            # Orbax saves nothing older than what it has, be that cut short or not.
+            for old in manager.all_steps():
+                if old == step or old not in self._steps(which):
+                    manager.delete(old)
+            manager.save(step, args=_composite(ocp.args.StandardSave, items))
+            write_text(path / NOTES, json.dumps(notes))
+            for written in [*path.rglob("*"), path, path.parent]:
+                sync(written)
+            write_text(path / MANIFEST, _manifest(path, items))
+            keep = self.keep if which == "latest" else 1
+            # Not by orbax, which does not know that this one counts only from here on.
+            for old in self._steps(which)[: -(keep or 1)]:
+                self._drop(which, old)
+        except (OSError, ValueError, UserError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"{path}: cannot be saved: {reason}; the checkpoint before it is "
+                "kept: make room, and go on with `jaxlstm resume`"
+            ) from error
+
+    def _drop(self, which: Which, step: int) -> None:
+        # From here on it does not count: half of it may be left if this is cut short.
+        (self._path(which, step) / MANIFEST).unlink()
+        self._manager(which).delete(step)
+
+    def _find(self, which: Which, *, put_aside: bool = False) -> int:
+        """Returns the youngest step whose files are those that were saved."""
+        steps = self._steps(which)
+        wrong = {}
+        for step in reversed(steps):
+            path = self._path(which, step)
+            damage = _damage(path)
+            if damage is None:
+                break
+            wrong[path] = damage
+        else:
+            if not steps:
+                raise UserError(
+                    f"{self.folder}: holds no checkpoint; `jaxlstm resume` begins anew"
+                )
+            path, damage = next(iter(wrong.items()))
+            other = (
+                "--checkpoint latest takes the latest one"
+                if which == "best"
+                else "remove it, and `jaxlstm resume` begins anew"
+            )
+            raise UserError(
+                f"{path}: is damaged: {damage}; there is none before it: {other}"
+            )
+        cut_short = [
+            self._path(which, young)
+            for young in self._steps(which, unfinished=True)
+            if young > step
+        ]
+        for path, damage in wrong.items():
+            _warn(f"{path}: is damaged: {damage}; the one before it is taken, {step}")
+            if put_aside:
+                _put_aside(path, self.folder / "damaged")
+        for path in cut_short if put_aside else ():
+            _warn(f"{path}: was cut short; the one before it is taken, {step}")
+        return step
+
     def _manager(self, which: Which) -> ocp.CheckpointManager:
-        keep = self._keep[which]
         if which not in self._managers:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=keep is not None,
-                enable_async_checkpointing=False,
+                create=self.keep is not None, enable_async_checkpointing=False
             )
             folder = (self.folder / which).resolve()
             self._managers[which] = ocp.CheckpointManager(folder, options=options)
         return self._managers[which]
 
-    def _restore(self, which: Which, templates: dict[str, PyTree]) -> Any:
-        step = self.number(which)
-        if step is None:
-            raise UserError(
-                f"{self.folder}: holds no checkpoint; `jaxlstm resume` begins anew"
-            )
-        self._check(self._path(which, step))
+    def _restore(self, which: Which, step: int, templates: dict[str, PyTree]) -> Any:
+        path = self._path(which, step)
+        saved = json.loads((path / MANIFEST).read_text())["leaves"]
+        lines = []
+        for item, template in templates.items():
+            lines += _differences(saved.get(item, {}), _leaves(template))
+        if lines:
+            raise UserError(*[f"{path}: {line}" for line in lines[:10]])
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
         try:
             args = _composite(ocp.args.StandardRestore, abstract)
             return self._manager(which).restore(step, args=args)
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self._path(which, step)}: cannot be restored: {reason[:200]}"
-            ) from error
+            raise UserError(f"{path}: cannot be restored: {reason[:200]}") from error
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DamagedCheckpoint, stacklevel=4)
+
+
+def _put_aside(path: Path, folder: Path) -> None:
+    """Moves a checkpoint to where nobody looks for one."""
+    folder.mkdir(exist_ok=True)
+    name, number = f"{path.parent.name}-{path.name}", 1
+    while (folder / name).exists():
+        number += 1
+        name = f"{path.parent.name}-{path.name}-{number}"
+    path.rename(folder / name)
+
+
+def _manifest(path: Path, items: dict[str, PyTree]) -> str:
+    """Returns what is written beside a checkpoint, with a hash of itself."""
+    content: dict[str, Any] = {
+        "files": _hash_files(path),
+        "leaves": {item: _leaves(tree) for item, tree in items.items()},
+    }
+    return json.dumps(content | {"sha256": _digest(content)}, indent=2) + "\n"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damage(path: Path) -> str | None:
+    """Returns what is not as it was saved, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
+        if digest != _digest(manifest):
+            return f"{MANIFEST} is not what was written"
+        expected = manifest["files"]
+    except (ValueError, KeyError, AttributeError, OSError, RecursionError):
+        return f"{MANIFEST} is not what was written"
+    found = _hash_files(path)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if expected.get(name) != found[name]:
+            return f"{name} is not what was saved"
+    return None
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
@@ -184,5 +316,23 @@ def _hash_files(folder: Path) -> dict[str, str]:
     }
 
 
-def _composite(kind: Any, items: dict[str, PyTree]) -> ocp.args.Composite:
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Returns dtype and shape of each leaf by its path."""
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _differences(saved: dict[str, str], wanted: dict[str, str]) -> Iterator[str]:
+    for name in [*wanted, *[name for name in saved if name not in wanted]]:
+        was, now = saved.get(name), wanted.get(name)
+        if was != now:
+            yield (
+                f"{name.lstrip('.')} is {was or 'not there'}, and the config asks for "
+                f"{now or 'none'}; bring the config back to what the run began with"
+            )
+
+
+def _composite(kind: Callable[[Any], Any], items: dict[str, PyTree]) -> Any:
     return ocp.args.Composite(**{name: kind(item) for name, item in items.items()})

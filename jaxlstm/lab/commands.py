@@ -1,11 +1,14 @@
 """The command line."""
 
+import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,18 +18,30 @@ from rich.console import Console
 
 import jaxlstm
 from jaxlstm.lab.cache import keep_compiled
+from jaxlstm.lab.checkpoints import DamagedCheckpoint
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
 from jaxlstm.lab.listing import Sort, list_runs, print_runs
+from jaxlstm.lab.lock import RunLock
 from jaxlstm.lab.memory import check_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
-from jaxlstm.lab.runs import CONFIG, PLOTS, Run, choose_folder, create_run, load_run
+from jaxlstm.lab.runs import (
+    CONFIG,
+    FACTS,
+    PLOTS,
+    Run,
+    choose_folder,
+    create_run,
+    load_run,
+    make_folder,
+)
 from jaxlstm.lab.sampling import Sampling, sample_text
-from jaxlstm.lab.session import Interrupted, Session
+from jaxlstm.lab.session import Session
+from jaxlstm.lab.signals import Interrupted, StopRequest
 from jaxlstm.model import count_parameters
 
 app = App(
@@ -63,27 +78,49 @@ def run(
     check_memory(experiment)
     if loaded.sections.logging.tensorboard:
         require_tensorboard()
-    _train(create_run(folder, experiment), resume=False)
+    new = make_folder(folder)
+    try:
+        with RunLock(folder):
+            _train(create_run(folder, experiment), resume=False)
+    finally:
+        if new and not (folder / FACTS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @app.command
-def resume(run: Path, /) -> None:
-    """Go on with a run from its latest checkpoint.
+def resume(
+    run: Path,
+    /,
+    *,
+    allow_change: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+) -> None:
+    """Go on with a run from its latest checkpoint, to the same bytes.
 
     Parameters
     ----------
     run
         The run directory.
+    allow_change
+        What may differ from what the run began with, and is refused otherwise: a key of
+        its config.toml, such as train.num_updates; versions.jax, devices.count, or a
+        whole group, such as versions. May be given several times.
     """
     keep_compiled()
     loaded = load_run(run)
-    if loaded.facts["status"] == "finished":
-        console.print(
-            f"{run}: is finished; `jaxlstm eval {run}` shows its figures",
-            soft_wrap=True,
-        )
-        return
-    _train(loaded, resume=True)
+    with RunLock(run):
+        finished = loaded.facts["status"] == "finished"
+        if finished and not loaded.changed_settings:
+            console.print(
+                f"{run}: is finished; `jaxlstm eval {run}` shows its figures",
+                soft_wrap=True,
+            )
+            return
+        for change in loaded.check_unchanged(allow_change):
+            console.print(
+                f"{run}: {change.key} is now {change.now}, and was {change.was}",
+                soft_wrap=True,
+            )
+        _train(loaded, resume=True)
 
 
 @app.command(name="eval")
@@ -278,27 +315,32 @@ def show(config: Path | None = None, /, *overrides: str, schema: bool = False) -
 
 
 def _train(run: Run, *, resume: bool) -> None:
-    session, began = Session(run, console), time.perf_counter()
+    began = time.perf_counter()
+
+    def seconds() -> float:
+        return round(run.facts.get("seconds", 0.0) + time.perf_counter() - began, 1)
+
     try:
-        results = session.train(resume=resume)
-        seconds = time.perf_counter() - began
-        session.finish(results, seconds)
+        with StopRequest() as request:
+            session = Session(run, console, request)
+            if resume:
+                run.note(status="running")
+            results = session.train(resume=resume)
+            took = time.perf_counter() - began
+            # What is left is quickly done again: nothing of it has to be saved.
+            request.raise_at_once()
+            session.finish(results, took)
     except Interrupted as interrupted:
-        before = run.facts.get("seconds", 0.0)
-        seconds = time.perf_counter() - began
-        run.note(status="stopped", seconds=round(before + seconds, 1))
+        run.note(status="stopped", seconds=seconds())
         console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
         sys.exit(128 + interrupted.signal)
-    except KeyboardInterrupt:
-        # After training, while pictures are drawn.
-        run.note(status="stopped")
-        console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
-        sys.exit(128 + signal.SIGINT)
     except BaseException:
-        run.note(status="failed")
+        # What is wrong is said, and not that run.json could not be written as well.
+        with contextlib.suppress(UserError):
+            run.note(status="failed", seconds=seconds())
         raise
     rows = {
-        "updates": f"{run.facts['updates']:,} in {seconds:.1f} s",
+        "updates": f"{run.facts['updates']:,} in {took:.1f} s",
         **({} if run.update is None else {"measured": f"after update {run.update:,}"}),
         "run": str(run.path),
         "pictures": ", ".join(str(p) for p in sorted((run.path / PLOTS).glob("*.png"))),
@@ -307,10 +349,31 @@ def _train(run: Run, *, resume: bool) -> None:
     print_results(console, results, rows)
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], *place: object
+) -> None:
+    """Prints a warning of ours as a line; others as Python does."""
+    if issubclass(category, DamagedCheckpoint):
+        print(f"jaxlstm: warning: {message}", file=sys.stderr)
+    else:
+        _show_other_warning(message, category, *place)  # type: ignore[arg-type]
+
+
+_show_other_warning = warnings.showwarning
+
+
 def main(tokens: list[str] | None = None) -> None:
     """Runs a command. Errors of the user's are one line each, and exit code 2."""
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_none")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DamagedCheckpoint)
+            warnings.showwarning = _show_warning
+            app(
+                tokens,
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_none",
+            )
     except UserError as error:
         lines = error.lines
     except CycloptsError as error:

@@ -11,7 +11,7 @@ from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.memory import check_sizes
-from jaxlstm.lab.optimizers import OPTIMIZERS, make_clips, make_schedule
+from jaxlstm.lab.optimizers import OPTIMIZERS, make_clip, make_schedule
 from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
 from jaxlstm.lab.training import Evaluator, Trainer
@@ -115,6 +115,7 @@ def build(config: Config) -> Experiment:
         _optimizer(config, num_updates, source.num_segments),
         mesh,
         train.average,
+        skips=config.sections.optimizer.skip_non_finite > 0,
     )
     return Experiment(
         config, trainer, Evaluator(model, task, mesh), source, num_updates
@@ -159,6 +160,9 @@ def _optimizer(
     schedule = make_schedule(
         section.schedule, section.learning_rate, num_updates, updates_per_epoch
     )
-    return optax.chain(
-        *make_clips(section.clip), factory(schedule, **config.optimizer_options)
+    optimizer = optax.chain(
+        make_clip(section.clip), factory(schedule, **config.optimizer_options)
     )
+    if section.skip_non_finite:
+        optimizer = optax.apply_if_finite(optimizer, section.skip_non_finite)
+    return optimizer

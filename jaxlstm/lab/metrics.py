@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.files import cannot_write, write_text
 
 
 class Writer(Protocol):
@@ -17,26 +19,57 @@ class Writer(Protocol):
         """Takes the metrics of one split after an update."""
         ...
 
+    def sync(self) -> None:
+        """Waits until all that was written is on disk."""
+        ...
+
     def close(self) -> None:
         """Writes what is left."""
         ...
 
 
 class JsonLines:
-    """Appends a line for each call to a file, and flushes it."""
+    """Appends a line for each call to a file, and flushes it.
+
+    A number that is not finite is written as null, for JSON has none.
+    """
 
     def __init__(self, path: Path):
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(path, error) from None
 
     def write(self, update: int, split: str, values: Mapping[str, Any]) -> None:
-        """Writes `{"update": ..., "split": ..., **values}`."""
+        """Writes `{"update": ..., "split": ..., **values}`.
+
+        Raises:
+          UserError: the system does not take it, as when the disk is full.
+        """
         line = {"update": update, "split": split, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        line = {name: _or_null(value) for name, value in line.items()}
+        try:
+            data = json.dumps(line, allow_nan=False).encode() + b"\n"
+            if self._file.write(data) != len(data):
+                raise OSError(None, "no space is left for all of a line")
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
+
+    def sync(self) -> None:
+        """Waits until all of it is on disk."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class TensorBoard:
@@ -56,6 +89,10 @@ class TensorBoard:
             if name != "seconds":
                 self._writer.add_scalar(f"{split}/{name}", value, update)
 
+    def sync(self) -> None:
+        """Hands on what is left to write; a picture of it may be lost, no figure."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Closes the files."""
         self._writer.close()
@@ -71,35 +108,52 @@ def require_tensorboard() -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file.
+    """Returns the lines of a metrics file; a last one that was cut short is left out.
 
     Raises:
       UserError: there is no such file, or a line is none of a metrics file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; is {path.parent} a run directory?")
-    lines = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    return [values for _, values in _read(path)]
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields the whole lines of a file, and what they hold."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         values = _parse(line)
         if values is None:
             raise UserError(
                 f"{path}: line {number} is not a JSON object with update, split and "
                 "loss; remove it"
             )
-        lines.append(values)
-    return lines
+        yield line + b"\n", values
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        values = json.loads(line)
-    except ValueError:
+        values = json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
         return None
-    kinds = {"update": int, "split": str, "loss": (int, float)}
-    fits = all(isinstance(values.get(name), kind) for name, kind in kinds.items())
+    fits = (
+        type(values.get("update")) is int
+        and isinstance(values.get("split"), str)
+        and _is_finite(values.get("loss"))
+    )
     return values if fits else None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def cut_metrics(path: Path, update: int) -> None:
@@ -108,17 +162,16 @@ def cut_metrics(path: Path, update: int) -> None:
     Args:
       path: of the file.
       update: from which the run goes on.
+
+    Raises:
+      UserError: a line is damaged, and not merely cut short at the end.
     """
     if not path.is_file():
         return
     along_the_way = "train", "validation"
-    kept = []
-    for line in path.read_bytes().splitlines():
-        values = _parse(line)
-        if values is None:
-            continue
-        if values["update"] <= update and values["split"] in along_the_way:
-            kept.append(line + b"\n")
-    replacement = path.with_suffix(".new")
-    replacement.write_bytes(b"".join(kept))
-    os.replace(replacement, path)
+    kept = [
+        line
+        for line, values in _read(path)
+        if values["update"] <= update and values["split"] in along_the_way
+    ]
+    write_text(path, b"".join(kept).decode())

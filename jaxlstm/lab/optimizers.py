@@ -91,22 +91,26 @@ def make_schedule(
                 'use "updates"'
             )
         unit = updates_per_epoch
-    every = section.every or (1000 if section.unit == "updates" else 1)
-    warmup = section.warmup * unit
+
+    def updates(count: int) -> int:
+        return min(count * unit, LAST_UPDATE)
+
+    every = updates(section.every or (1000 if section.unit == "updates" else 1))
+    warmup = updates(section.warmup)
     if section.name == "cosine":
         steps = max(1, num_updates - warmup)
         schedule = optax.cosine_decay_schedule(learning_rate, steps, section.final)
     elif section.name == "exponential":
         schedule = optax.exponential_decay(
             learning_rate,
-            every * unit,
+            every,
             section.rate,
-            transition_begin=max(0, section.begin * unit - warmup),
+            transition_begin=max(0, updates(section.begin) - warmup),
             staircase=True,
         )
     elif section.name == "steps":
         schedule = optax.piecewise_constant_schedule(
-            learning_rate, {n * unit - warmup: section.rate for n in section.at}
+            learning_rate, {updates(n) - warmup: section.rate for n in section.at}
         )
     else:
         schedule = optax.constant_schedule(learning_rate)
@@ -116,11 +120,13 @@ def make_schedule(
     return optax.join_schedules([rise, schedule], [warmup])
 
 
-def make_clips(section: ClipSection) -> list[optax.GradientTransformation]:
-    """Returns the clipping of the gradient, by entry and then by norm."""
-    steps = []
-    if section.value is not None:
-        steps.append(optax.clip(section.value))
-    if section.norm is not None:
-        steps.append(optax.clip_by_global_norm(section.norm))
-    return steps
+def make_clip(section: ClipSection) -> optax.GradientTransformation:
+    """Returns the clipping of the gradient, by entry and then by norm.
+
+    Its state has one form, so that a run can be gone on with under another clipping.
+    """
+    value, norm = section.value, section.norm
+    return optax.chain(
+        optax.identity() if value is None else optax.clip(value),
+        optax.identity() if norm is None else optax.clip_by_global_norm(norm),
+    )

@@ -22,10 +22,7 @@ class Meter:
     def __init__(self, console: Console, done: int, num_updates: int):
         self.console = console
         self.first, self.num_updates = done, num_updates
-        self.began = self._shown = time.perf_counter()
-        # Where the rate is counted from: once something was shown, from there on, for
-        # the first call also compiles.
-        self._base = done, self.began
+        self.began = self._shown = self._base = time.perf_counter()
         self._progress: Progress | None = None
         if console.is_terminal:
             self._progress = Progress(
@@ -58,19 +55,17 @@ class Meter:
         if self._progress:
             self._progress.stop()
 
+    def compiled(self) -> None:
+        """Notes that all is compiled: the rate is counted from here on."""
+        self._base = self._shown = time.perf_counter()
+
     def rate(self, done: int) -> float:
-        """Returns updates a second, compilation left out as soon as it can be."""
-        first, began = self._base
-        if done == first:
-            first, began = self.first, self.began
-        return (done - first) / max(time.perf_counter() - began, 1e-9)
+        """Returns updates a second, compilation left out."""
+        return (done - self.first) / max(time.perf_counter() - self._base, 1e-9)
 
     def show(self, done: int, loss: float) -> None:
         """Shows where training stands."""
         rate = self.rate(done)
-        if self._base[1] == self.began:
-            self._base = done, time.perf_counter()
-            self._shown = time.perf_counter()
         if self._progress:
             self._progress.update(
                 self._task, completed=done, loss=f"{loss:.4g}", rate=f"{rate:,.0f}"

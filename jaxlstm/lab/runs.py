@@ -2,30 +2,37 @@
 
 import contextlib
 import functools
-import hashlib
 import json
-import os
-import platform
 import time
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import pydantic
 
-import jaxlstm
 from jaxlstm.lab.checkpoints import Checkpoints, Which, check_which
 from jaxlstm.lab.config import Config, import_path, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment, build, build_model
+from jaxlstm.lab.files import cannot_write, write_text
+from jaxlstm.lab.fingerprint import (
+    Change,
+    check_allowed,
+    check_changes,
+    find_changes,
+    hardware,
+    settings,
+    software,
+)
+from jaxlstm.lab.lock import LOCK
 from jaxlstm.lab.metrics import read_metrics
 from jaxlstm.lab.task import ModelParts, Task
 from jaxlstm.lab.training import TrainState
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams
 
-CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES = (
+CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES, NON_FINITE = (
     "config.toml",
     "run.json",
     "metrics.jsonl",
@@ -33,6 +40,7 @@ CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES = (
     "plots",
     "vocabulary.json",
     "samples.txt",
+    "non_finite",
 )
 
 
@@ -50,8 +58,11 @@ class Facts(pydantic.BaseModel):
     import_path: list[str]
     parts: dict[str, int | bool]
     data: dict[str, Any]
-    devices: dict[str, Any]
+    settings: dict[str, Any]
     versions: dict[str, str]
+    flags: dict[str, Any]
+    devices: dict[str, Any]
+    seconds: float = 0.0
 
 
 class Run:
@@ -141,7 +152,7 @@ class Run:
     def state(self) -> TrainState:
         """The training state of the latest checkpoint."""
         with self._checkpoints() as checkpoints:
-            return checkpoints.restore(self.template)
+            return checkpoints.restore(self.template)[0]
 
     @property
     def template(self) -> TrainState:
@@ -177,9 +188,42 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Writes further facts into run.json."""
         self.facts.update(facts)
-        replacement = self.path / f"{FACTS}.new"
-        replacement.write_text(json.dumps(self.facts, indent=2) + "\n")
-        os.replace(replacement, self.path / FACTS)
+        write_text(self.path / FACTS, _to_json(self.facts))
+
+    @property
+    def changed_settings(self) -> list[Change]:
+        """Keys of config.toml that are not what they were when the run began."""
+        now = {"settings": settings(self.config)}
+        return find_changes(self.facts, now)
+
+    def check_unchanged(self, allowed: Sequence[str] = ()) -> list[Change]:
+        """Compares the fingerprint with what there is now, before a run goes on.
+
+        What is allowed to have changed is noted in run.json, and counts from here on.
+
+        Args:
+          allowed: keys of the fingerprint, or groups of them, such as "versions".
+
+        Returns:
+          What has changed.
+
+        Raises:
+          UserError: something else has changed, a line for each.
+        """
+        began = {name: self.facts[name] for name in (*software(self.config), "devices")}
+        check_allowed(allowed, began)
+        now = software(self.config)
+        changes = find_changes(began, now)
+        check_changes(str(self.path), changes, allowed)
+        # Known only once the devices have been chosen.
+        devices = hardware(self.experiment.trainer.mesh)
+        found = find_changes(began, devices)
+        check_changes(str(self.path), found, allowed)
+        if changes or found:
+            noted = [change._asdict() for change in [*changes, *found]]
+            history = [*self.facts.get("changes", []), *noted]
+            self.note(**now, **devices, changes=history)
+        return [*changes, *found]
 
 
 def load_run(path: str | Path, checkpoint: Which = "best") -> Run:
@@ -214,14 +258,36 @@ def choose_folder(config: Config, out: Path | None) -> Path:
         _check_path(folder)
         return folder
     _check_path(out)
-    if (out / FACTS).exists() or (out / CONFIG).exists():
-        raise UserError(
-            f"--out {out}: holds another run; go on with `jaxlstm resume {out}`, or "
-            "name another folder"
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is not an empty folder; name another one")
+    _check_empty(out)
     return out
+
+
+def make_folder(folder: Path) -> bool:
+    """Makes the folder of a new run, and returns whether it was not there before.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    there = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return not there
+
+
+def _check_empty(folder: Path) -> None:
+    if (folder / FACTS).exists():
+        raise UserError(
+            f"--out {folder}: holds another run; go on with `jaxlstm resume {folder}`, "
+            "or name another folder"
+        )
+    # What a start that was cut short leaves behind is in nobody's way.
+    left = {LOCK, *[f"{name}.new" for name in (CONFIG, VOCABULARY, FACTS)]}
+    if folder.exists() and (
+        not folder.is_dir() or {path.name for path in folder.iterdir()} - left
+    ):
+        raise UserError(f"--out {folder}: is not an empty folder; name another one")
 
 
 def _check_path(folder: Path) -> None:
@@ -236,51 +302,46 @@ def _check_path(folder: Path) -> None:
 
 
 def create_run(folder: Path, experiment: Experiment) -> Run:
-    """Makes the directory of a new run.
+    """Writes what a new run begins with into its folder; run.json makes it a run.
+
+    Args:
+      folder: exists, and is held by a `RunLock`.
+      experiment: what is run.
 
     Raises:
-      UserError: it cannot be made.
+      UserError: another run was quicker, or it cannot be written; then nothing of it
+        is left.
     """
     config = experiment.config
-    text, vocabulary = config.to_toml(), config.task.vocabulary()
+    _check_empty(folder)
     facts = {
         "status": "running",
         "config": config.name,
         "seed": config.sections.seed,
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "import_path": [str(p.resolve()) for p in import_path(config.folder / CONFIG)],
         "parts": config.task.parts()._asdict(),
         "data": config.task.describe_data(),
-        **fingerprint(experiment),
+        **software(config),
+        **hardware(experiment.trainer.mesh),
     }
+    vocabulary = config.task.vocabulary()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(text, encoding="utf-8")
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
         if vocabulary is not None:
             vocabulary.save(folder / VOCABULARY)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+        write_text(folder / CONFIG, config.to_toml())
+        write_text(folder / FACTS, _to_json(facts))
+    except BaseException as error:
+        for name in (VOCABULARY, CONFIG, FACTS):
+            (folder / name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(folder, error) from None
+        raise
     run = Run(folder)
     # What has been put together is not put together again: it may hold much data.
     run.config, run.experiment = config, experiment
     return run
 
 
-def fingerprint(experiment: Experiment) -> dict[str, Any]:
-    """Returns what a run's bytes depend on beside its config."""
-    packages = "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint"
-    devices = list(experiment.trainer.mesh.devices.flat)
-    return {
-        "versions": {
-            "jaxlstm": jaxlstm.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        "devices": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-            "cores": os.cpu_count(),
-        },
-    }
+def _to_json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=2) + "\n"

@@ -1,11 +1,15 @@
 """The sections of a config file, as pydantic models."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from jaxlstm.sequence import Derivative
+
+# JAX counts updates in 32 bits.
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+CountFromZero = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(pydantic.BaseModel):
@@ -75,14 +79,14 @@ class ScheduleSection(Section):
 
     name: Literal["constant", "cosine", "exponential", "steps"] = "constant"
     unit: Literal["updates", "epochs"] = "updates"
-    warmup: NonNegativeInt = 0
+    warmup: CountFromZero = 0
     final: float = Field(default=0.0, ge=0, le=1)
     rate: PositiveFloat = 0.97
-    every: PositiveInt | None = Field(
+    every: Count | None = Field(
         default=None, description="by default 1000 updates, or 1 epoch"
     )
-    begin: NonNegativeInt = 0
-    at: list[PositiveInt] = []
+    begin: CountFromZero = 0
+    at: list[Count] = []
 
 
 class ClipSection(Section):
@@ -98,10 +102,16 @@ class ClipSection(Section):
 
 
 class OptimizerSection(OpenSection):
-    """The optimizer; further keys are its options."""
+    """The optimizer; further keys are its options.
+
+    Attributes:
+      skip_non_finite: how many updates in a row are left out because their gradient is
+        not finite, before the run ends; at 0 it ends at the first.
+    """
 
     name: str = "adam"
     learning_rate: PositiveFloat = 1e-3
+    skip_non_finite: CountFromZero = 0
     schedule: ScheduleSection = ScheduleSection()
     clip: ClipSection = ClipSection()
 
@@ -120,26 +130,30 @@ class TrainSection(Section):
       updates_per_call: how many updates at most one compiled call makes.
     """
 
-    num_updates: PositiveInt | None = None
-    num_epochs: PositiveInt | None = None
+    num_updates: Count | None = None
+    num_epochs: Count | None = None
     batch_size: PositiveInt = 1
     segment_length: PositiveInt
-    eval_every: PositiveInt | None = None
-    patience: PositiveInt | None = None
+    eval_every: Count | None = None
+    patience: Count | None = None
     average: Literal["steps", "batch"] = "steps"
-    updates_per_call: PositiveInt = 100
+    updates_per_call: Count = 100
 
 
 class CheckpointSection(Section):
     """When the run is saved.
 
     Attributes:
-      every: updates between checkpoints; without it only the last one is made.
-      keep: how many of the latest are kept.
+      every: updates between checkpoints; without it they follow the clock alone.
+      every_minutes: the longest time between checkpoints. When one is made changes
+        nothing of what a run computes.
+      keep: how many of the latest are kept; the one before the last is taken where the
+        last is damaged.
     """
 
-    every: PositiveInt | None = None
-    keep: PositiveInt = 2
+    every: Count | None = None
+    every_minutes: PositiveFloat = 5.0
+    keep: Count = 2
 
 
 class LoggingSection(Section):
@@ -152,7 +166,7 @@ class LoggingSection(Section):
         `jaxlstm[tensorboard]`.
     """
 
-    every: PositiveInt = 100
+    every: Count = 100
     tensorboard: bool = False
 
 

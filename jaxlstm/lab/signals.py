@@ -1,12 +1,30 @@
-"""Ctrl-C and SIGTERM: a flag that the loop reads between compiled calls."""
+"""Ctrl-C, SIGTERM and SIGHUP: a flag that the loop reads between compiled calls."""
 
+import os
 import signal
+import socket
+import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 
+class Interrupted(Exception):
+    """A signal stopped the run; it was saved.
+
+    Attributes:
+      signal: its number.
+    """
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.signal = signal
+
+
 class StopRequest:
-    """Notes the first SIGINT or SIGTERM; a second one acts as it always does.
+    """Notes the first signal that asks to stop; the second ends the process at once.
+
+    Signals that are ignored when it begins, as after nohup, stay so. A thread waits for
+    the second one, for Python's own handlers wait for a compiled call to end.
 
     Attributes:
       signal: the number of the signal that came, or None.
@@ -14,15 +32,23 @@ class StopRequest:
 
     def __init__(self):
         self.signal: int | None = None
+        self._at_once = False
         self._before: dict[int, Any] = {}
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Takes over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:
-                pass  # Only the main thread may; elsewhere signals stay as they are.
+        """Takes over the signals, in the main thread; elsewhere it does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._write.fileno())
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(
@@ -32,14 +58,41 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         """Gives the signals back."""
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
+        if self._thread is None:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before.clear()
+        signal.set_wakeup_fd(self._wakeup)
+        self._write.close()
+        self._thread.join()
+        self._read.close()
+        self._thread = None
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal has come."""
+        if self.signal is not None:
+            raise Interrupted(self.signal)
+
+    def raise_at_once(self) -> None:
+        """From here on a signal raises Interrupted wherever the main thread is."""
+        self._at_once = True
+        self.check()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is None:
+            self.signal = number
+        if self._at_once:
+            raise Interrupted(number)
+
+    def _watch(self) -> None:
+        came_before = False
+        while numbers := self._read.recv(1):
+            number = numbers[0]
+            if number not in self._before:
+                continue
+            if came_before:
+                if os.isatty(1):
+                    os.write(1, b"\x1b[?25h\n")  # The cursor, which the meter hides.
+                os._exit(128 + number)
+            came_before = True

@@ -1,5 +1,7 @@
 """The training loop: many updates in one compiled call."""
 
+import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +50,22 @@ class Metrics(NamedTuple):
     gradient_norm: Any
 
 
+class Block(NamedTuple):
+    """What one compiled call did.
+
+    Attributes:
+      state: after its updates.
+      metrics: of each update.
+      segments: [K, T, B, ...] what they were made from, K >= their number.
+      until: `(n) -> state` after the first n of them; makes them again.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    segments: Segment
+    until: Callable[[int], TrainState]
+
+
 class Trainer(NamedTuple):
     """What an update needs.
 
@@ -57,6 +75,8 @@ class Trainer(NamedTuple):
       optimizer: turns gradients into updates.
       mesh: the devices that the batch is spread over.
       average: "steps" or "batch", as in the config's [train] section.
+      skips: whether the optimizer is one of `optax.apply_if_finite`, which passes over
+        gradients that are not finite; the estimator's state then stays as well.
     """
 
     model: Model
@@ -64,11 +84,11 @@ class Trainer(NamedTuple):
     optimizer: optax.GradientTransformation
     mesh: Mesh
     average: Literal["steps", "batch"]
+    skips: bool = False
 
     def init(self, key: Key, batch_size: int) -> TrainState:
         """Returns the state before the first update."""
 
-        # Compiled, so that no two leaves share a buffer: an update gives all away.
         @jax.jit
         def make(key: Key) -> TrainState:
             key_params, key_estimator = jax.random.split(key)
@@ -106,6 +126,13 @@ class Trainer(NamedTuple):
             grads, state.optimizer, state.params
         )
         params = optax.apply_updates(state.params, updates)
+        if self.skips:
+            finite = optimizer_state.last_finite  # type: ignore[attr-defined]
+            estimator_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                estimator_state,
+                state.estimator,
+            )
         metrics = Metrics(loss, weight, optax.tree.norm(grads))
         return TrainState(
             params, optimizer_state, estimator_state, state.num_updates + 1
@@ -119,21 +146,11 @@ class Trainer(NamedTuple):
         It makes the first `count` updates of a block. One compilation serves every
         count.
         """
-        capacity = len(jax.tree.leaves(block)[0])
 
         def updates(
             state: TrainState, block: Segment, count: Array
         ) -> tuple[TrainState, Metrics]:
-            def body(n: Array, carry: Any) -> Any:
-                state, metrics = carry
-                segment = jax.tree.map(lambda x: x[n], block)
-                state, new = self.update(state, segment)
-                write = lambda all, one: all.at[n].set(one)  # noqa: E731
-                return state, jax.tree.map(write, metrics, new)
-
-            dtype = jax.tree.leaves(state.params)[0].dtype
-            empty = Metrics(*[jnp.zeros((capacity,), dtype)] * 3)
-            return jax.lax.fori_loop(0, count, body, (state, empty))
+            return _scan_first(self.update, state, block, count)
 
         alike, specs = PartitionSpec(), self._specs(state)
         mapped = spread(
@@ -142,12 +159,33 @@ class Trainer(NamedTuple):
             (specs, batch_specs(block, axis=2), alike),
             (specs, Metrics(alike, alike, alike)),
         )
-        return jax.jit(mapped, donate_argnums=0)
+        # The state that is given stays: it is saved meanwhile, and gone back to.
+        return jax.jit(mapped)
 
     def _specs(self, state: TrainState) -> TrainState:
         """Returns how each leaf lies on the devices."""
         alike = jax.tree.map(lambda _: PartitionSpec(), state)
         return alike._replace(estimator=batch_specs(state.estimator, axis=0))
+
+
+class Pace:
+    """How many segments a compiled call takes, so that a signal is soon heeded.
+
+    Attributes:
+      most: the size of a block.
+      count: of the next call. The first one takes a single segment.
+    """
+
+    # What is aimed at; a call that turns out slower is still short enough.
+    SECONDS = 1.0
+
+    def __init__(self, most: int):
+        self.most, self.count = most, 1
+
+    def took(self, count: int, seconds: float) -> None:
+        """Learns from a call that took some seconds for `count` segments."""
+        possible = int(count * self.SECONDS / max(seconds, 1e-9))
+        self.count = max(1, min(self.most, possible))
 
 
 def fit(
@@ -156,33 +194,73 @@ def fit(
     source: Source,
     stops: Callable[[int], int],
     updates_per_call: int,
-) -> Iterator[tuple[TrainState, Metrics]]:
-    """Yields the state and the metrics after every compiled call.
+) -> Iterator[Block]:
+    """Yields what every compiled call did; the first one, which compiles, does nothing.
 
     It saves, prints and plots nothing: the caller decides what to do with what it
-    yields, and stops by no longer asking.
+    yields, and stops by no longer asking. A call takes about a second at most, or else
+    makes a single update.
 
     Args:
       trainer: makes the updates.
-      state: to go on from. Its buffers are given away.
+      state: to go on from.
       source: the segments, of which each update takes the one with its own number.
       stops: `(n) -> m > n`, the next update after n that the caller waits for; n
         itself at the last one.
       updates_per_call: the most updates of one call.
     """
     compiled: dict[Any, Any] = {}
-    done = int(state.num_updates)
-    block = _next_block(source, done, stops(done), updates_per_call)
-    while block is not None:
-        segments, count = block
+    pace, done = Pace(updates_per_call), int(state.num_updates)
+
+    def next_block() -> tuple[Segment, int] | None:
+        most = min(pace.count, stops(done) - done)
+        return _next_block(source, done, most, updates_per_call) if most > 0 else None
+
+    taken = next_block()
+    while taken is not None:
+        segments, count = taken
         shapes = tuple(x.shape for x in jax.tree.leaves(segments))
-        if shapes not in compiled:
+        first = shapes not in compiled
+        if first:
             compiled[shapes] = trainer.compile(state, segments)
-        state, metrics = compiled[shapes](state, segments, count)
+            count = 0
+        call, before, began = compiled[shapes], state, time.perf_counter()
+        state, metrics = call(before, segments, count)
         done += count
-        # The device is at work meanwhile.
-        block = _next_block(source, done, stops(done), updates_per_call)
-        yield state, jax.tree.map(lambda x, n=count: np.asarray(x)[:n], metrics)
+        if not first:
+            # The device is at work meanwhile.
+            taken = next_block()
+        metrics = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], metrics)
+        if not first:
+            pace.took(count, time.perf_counter() - began)
+        until = functools.partial(_until, call, before, segments)
+        yield Block(state, metrics, segments, until)
+
+
+def _until(call: Any, state: TrainState, segments: Segment, count: int) -> TrainState:
+    return call(state, segments, count)[0]
+
+
+def _scan_first(step: Any, carry: Any, block: Segment, count: Array) -> Any:
+    """Scans a step over the first `count` segments of a block [K, ...].
+
+    Returns:
+      What is carried, and the numbers that each step reports, [K]: 0 from `count` on.
+    """
+    capacity = len(jax.tree.leaves(block)[0])
+
+    def take(n: Array | int) -> Segment:
+        return jax.tree.map(lambda x: x[n], block)
+
+    def body(n: Array, both: Any) -> Any:
+        carry, reports = both
+        carry, report = step(carry, take(n))
+        write = lambda all, one: all.at[n].set(one)  # noqa: E731
+        return carry, jax.tree.map(write, reports, report)
+
+    shapes = jax.eval_shape(lambda: step(carry, take(0))[1])
+    empty = jax.tree.map(lambda x: jnp.zeros((capacity,), x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (carry, empty))
 
 
 def _take(source: Source, start: int, count: int) -> Segment:
@@ -197,11 +275,10 @@ def _take(source: Source, start: int, count: int) -> Segment:
 
 
 def _next_block(
-    source: Source, start: int, stop: int, capacity: int
-) -> tuple[Segment, int] | None:
-    if stop <= start:
-        return None
-    segments = _take(source, start, min(capacity, stop - start))
+    source: Source, start: int, most: int, capacity: int
+) -> tuple[Segment, int]:
+    """Returns segments filled up to a capacity, and how many there are."""
+    segments = _take(source, start, most)
     count = len(jax.tree.leaves(segments)[0])
     missing = capacity - count
 
@@ -215,7 +292,8 @@ class Evaluator:
     """Averages the loss and a task's scores over a source.
 
     The state starts from the model's initial state and is carried from segment to
-    segment; nothing is drawn at random.
+    segment; nothing is drawn at random. Each segment is summed by itself, so that the
+    figures do not depend on how many a call takes.
     """
 
     def __init__(self, model: Model, task: Task, mesh: Mesh):
@@ -229,6 +307,7 @@ class Evaluator:
         batch_size: int,
         *,
         segments_per_call: int = 32,
+        check: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Returns `loss`, the scores, and what the task derives from them.
 
@@ -237,6 +316,7 @@ class Evaluator:
           source: has an end.
           batch_size: of its segments.
           segments_per_call: how many are taken at once, at most.
+          check: called between compiled calls; ends the evaluation by raising.
         """
         if not source.num_segments:
             raise UserError(
@@ -244,30 +324,39 @@ class Evaluator:
                 "that is evaluated has an end, and at least one segment"
             )
         state = self.model.initial_state(params, (batch_size,))
-        start, weight, sums = 0, 0.0, {}
-        # As even as can be, for every other size is compiled anew.
-        num_calls = -(-source.num_segments // segments_per_call)
-        size = -(-source.num_segments // num_calls)
+        start, found = 0, []
+        capacity = min(segments_per_call, source.num_segments)
+        pace = Pace(capacity)
         while start < source.num_segments:
-            count = min(size, source.num_segments - start)
-            block = _take(source, start, count)
-            start += len(jax.tree.leaves(block)[0])
-            state, block_sums, block_weight = self._compiled(params, state, block)
-            weight += float(block_weight)
-            for name, value in block_sums.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+            check()
+            most = min(pace.count, source.num_segments - start)
+            block, count = _next_block(source, start, most, capacity)
+            if start == 0:
+                # Compiles, and measures nothing.
+                jax.block_until_ready(self._compiled(params, state, block, 0))
+                check()
+            began = time.perf_counter()
+            state, sums = self._compiled(params, state, block, count)
+            found.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], sums))
+            start += count
+            pace.took(count, time.perf_counter() - began)
+        sums, weight = jax.tree.map(
+            lambda *parts: float(np.sum(np.concatenate(parts), dtype=np.float64)),
+            *found,
+        )
         if weight == 0:
             raise UserError("evaluation: no step has a weight, so nothing is scored")
         averages = {name: value / weight for name, value in sums.items()}
         return averages | self.task.derive(averages)
 
-    def _mapped(self, params: PyTree, state: Any, block: Segment) -> Any:
+    def _mapped(self, params: PyTree, state: Any, block: Segment, count: Array) -> Any:
         alike, state_specs = PartitionSpec(), batch_specs(state, axis=0)
-        in_specs = alike, state_specs, batch_specs(block, axis=2)
-        out_specs = state_specs, alike, alike
-        return spread(self._run, self.mesh, in_specs, out_specs)(params, state, block)
+        in_specs = alike, state_specs, batch_specs(block, axis=2), alike
+        out_specs = state_specs, alike
+        run = spread(self._run, self.mesh, in_specs, out_specs)
+        return run(params, state, block, count)
 
-    def _run(self, params: PyTree, state: Any, block: Segment) -> Any:
+    def _run(self, params: PyTree, state: Any, block: Segment, count: Array) -> Any:
         params, state = vary_together((local(params, self.mesh), state))
 
         def step(state: Any, segment: Segment) -> Any:
@@ -292,8 +381,6 @@ class Evaluator:
                 name: jnp.sum(jnp.where(weights != 0, weights * x, 0))
                 for name, x in means.items()
             }
-            return state, (sums, jnp.sum(weights))
+            return state, total((sums, jnp.sum(weights)), self.mesh)
 
-        state, sums = jax.lax.scan(step, state, block)
-        sums, weight = total(jax.tree.map(jnp.sum, sums), self.mesh)
-        return state, sums, weight
+        return _scan_first(step, state, block, count)

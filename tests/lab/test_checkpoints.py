@@ -27,7 +27,7 @@ def test_one_cut_short_is_in_nobodys_way(tmp_path):
 
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.number("latest") == 11
-    restored = checkpoints.restore(state_after(0))
+    restored, _ = checkpoints.restore(state_after(0))
     checkpoints.close()
     np.testing.assert_array_equal(restored.params["w"], np.full((2, 3), 11.0))
     assert int(restored.num_updates) == 11

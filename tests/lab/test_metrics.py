@@ -1,8 +1,10 @@
 """Metrics files: JSON lines, and what TensorBoard is given."""
 
 import json
+import math
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -72,14 +74,51 @@ def test_bad_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     "line", [b"3", b"{}", b"\xff", b'{"update": 1, "split": "train"}', b"null"]
 )
-def test_lines_of_another_kind_are_named_or_cut(line, tmp_path):
+def test_lines_of_another_kind_are_named(line, tmp_path):
     path = tmp_path / "metrics.jsonl"
     write(path, LINES[:2])
     path.write_bytes(path.read_bytes() + line + b"\n")
     with pytest.raises(UserError, match="line 3 is not a JSON object with update"):
         read_metrics(path)
-    cut_metrics(path, 5)
+    with pytest.raises(UserError, match="line 3 is not a JSON object with update"):
+        cut_metrics(path, 5)
+
+
+def test_a_last_line_that_was_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, LINES[:2])
+    # Half a number is JSON as well, and another number.
+    with path.open("a") as file:
+        file.write('{"update": 4, "split": "train", "loss": 1.25}')
     assert read_metrics(path) == LINES[:2]
+    cut_metrics(path, 5)
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonLines(path)
+    writer.write(1, "train", {"loss": 800.0, "perplexity": math.inf, "root": math.nan})
+    writer.close()
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        **{"update": 1, "split": "train", "loss": 800.0},
+        **{"perplexity": None, "root": None},
+    }
+
+
+@pytest.mark.parametrize("loss", ["NaN", "Infinity", "1e999", "true", "1" + 400 * "0"])
+def test_losses_that_are_no_numbers(loss, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"update": 1, "split": "train", "loss": {loss}}}\n')
+    with pytest.raises(UserError, match="line 1 is not a JSON object with update"):
+        read_metrics(path)
+
+
+def test_full_disk_is_one_line():
+    writer = JsonLines(Path("/dev/full"))
+    with pytest.raises(UserError, match="/dev/full: cannot be written: No space left"):
+        writer.write(1, "train", {"loss": 1.0})
+    writer.close()
 
 
 def test_tensorboard_gets_all_but_the_clock(tmp_path, monkeypatch):

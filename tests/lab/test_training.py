@@ -15,7 +15,7 @@ from jaxlstm.cells import make_rnn
 from jaxlstm.estimators import bptt
 from jaxlstm.lab import Source, UserError
 from jaxlstm.lab.devices import AXIS, make_mesh
-from jaxlstm.lab.training import Evaluator, Trainer, fit
+from jaxlstm.lab.training import Evaluator, Pace, Trainer, fit
 from jaxlstm.model import make_model
 from tests.helpers import assert_close, jit
 from tests.lab.tiny import Tiny
@@ -72,9 +72,9 @@ def train(trainer, num_updates=3, updates_per_call=3):
     stop = lambda done: num_updates  # noqa: E731
     calls = list(fit(trainer, state, source(), stop, updates_per_call))
     metrics = [
-        np.concatenate(values) for values in zip(*(m for _, m in calls), strict=True)
+        np.concatenate(v) for v in zip(*(call.metrics for call in calls), strict=True)
     ]
-    return jax.device_get(calls[-1][0].params), metrics, calls
+    return jax.device_get(calls[-1].state.params), metrics, calls
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("float64", 1e-12)])
@@ -92,10 +92,37 @@ def test_two_devices_are_as_one(dtype, bound, request):
 def test_one_call_is_as_many():
     together, one_by_one = (train(make_trainer(), 5, n) for n in (5, 1))
     ragged = train(make_trainer(), 5, 3)
-    assert [len(x[2]) for x in (together, one_by_one, ragged)] == [1, 5, 2]
+    # The first call compiles, and the next ones take a single segment: while the
+    # first of them is timed, the segment of the second is taken already.
+    made = [[len(c.metrics.loss) for c in x[2]] for x in (together, one_by_one, ragged)]
+    assert made == [[0, 1, 1, 3], [0, 1, 1, 1, 1, 1], [0, 1, 1, 3]]
     for other in (one_by_one, ragged):
         chex.assert_trees_all_equal(other[0], together[0])
         chex.assert_trees_all_equal(other[1], together[1])
+
+
+def test_a_call_takes_about_a_second():
+    pace = Pace(100)
+    assert pace.count == 1
+    for count, seconds, expected in [
+        (1, 0.001, 100),  # As many as a block holds.
+        (100, 0.1, 100),
+        (100, 4.0, 25),
+        (25, 30.0, 1),
+        (1, 30.0, 1),
+        (1, 0.25, 4),
+    ]:
+        pace.took(count, seconds)
+        assert pace.count == expected
+
+
+def test_updates_are_made_again():
+    _, metrics, calls = train(make_trainer(noise=True), 5, 5)
+    last = calls[-1]
+    chex.assert_trees_all_equal(last.until(3).params, last.state.params)
+    assert int(last.until(2).num_updates) == 4
+    again = train(make_trainer(noise=True), 4, 5)
+    chex.assert_trees_all_equal(jax.device_get(last.until(2).params), again[0])
 
 
 def test_fit_asks_for_each_segment_once_and_for_none_beyond():
@@ -108,7 +135,7 @@ def test_fit_asks_for_each_segment_once_and_for_none_beyond():
     trainer = make_trainer()
     state = trainer.init(jax.random.key(0), B)
     calls = fit(trainer, state, Source(segments), lambda n: min(5, (n // 3 + 1) * 3), 3)
-    assert [int(state.num_updates) for state, _ in calls] == [3, 5]
+    assert [int(call.state.num_updates) for call in calls] == [0, 1, 2, 3, 5]
     assert asked == [0, 1, 2, 3, 4]
 
 
@@ -139,7 +166,7 @@ def test_segment_without_weight_changes_nothing():
     state = trainer.init(jax.random.key(0), B)
     before = jax.device_get(state.params)
     calls = fit(trainer, state, Source(segments), lambda n: 1, 1)
-    ((after, metrics),) = calls
+    *_, (after, metrics, _, _) = calls
     chex.assert_trees_all_equal(jax.device_get(after.params), before)
     assert metrics.loss == metrics.weight == metrics.gradient_norm == 0
 
@@ -158,7 +185,7 @@ def test_weights_of_steps_alone_count_for_every_example(num_devices):
 
     trainer = make_trainer(num_devices)
     state = trainer.init(jax.random.key(0), B)
-    ((_, metrics),) = fit(trainer, state, Source(segments), lambda n: 1, 1)
+    *_, (_, metrics, _, _) = fit(trainer, state, Source(segments), lambda n: 1, 1)
     assert metrics.weight == 3 * B
     evaluate = Evaluator(trainer.model, TASK, trainer.mesh)
     params = jax.device_get(trainer.init(jax.random.key(0), B).params)

@@ -1,0 +1,156 @@
+"""What the bytes of a run depend on, and how a resumed run is held to it."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+import jaxlstm
+from jaxlstm.lab.config import Config
+from jaxlstm.lab.errors import UserError, suggest
+from jaxlstm.lab.machine import instruction_set, usable_cores
+
+# Keys of a config that change when a run is saved or how fast it goes, and no figure.
+_WITHOUT_EFFECT = "checkpoint.", "logging.tensorboard", "train.updates_per_call"
+
+Facts = dict[str, dict[str, Any]]
+
+
+class Change(NamedTuple):
+    """A part of the fingerprint that is not what it was.
+
+    Attributes:
+      key: of the config, such as train.batch_size, or versions.jax and the like.
+      was: when the run began.
+      now: its value now.
+    """
+
+    key: str
+    was: Any
+    now: Any
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Returns the keys of a resolved config that a run's figures depend on."""
+    # In the form that they have when they are read back.
+    values = json.loads(json.dumps(config.resolved()))
+    return {
+        key: value
+        for key, value in _flatten(values)
+        if not key.startswith(_WITHOUT_EFFECT)
+    }
+
+
+def software(config: Config) -> Facts:
+    """Returns what is known before anything is put together."""
+    packages = "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint"
+    return {
+        "settings": settings(config),
+        "versions": {
+            "jaxlstm": jaxlstm.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "flags": {
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+            "matmul_precision": jax.config.jax_default_matmul_precision,
+            "prng": str(jax.config.jax_default_prng_impl),
+            "partitionable_threefry": jax.config.jax_threefry_partitionable,  # type: ignore
+        },
+    }
+
+
+def hardware(mesh: Mesh) -> Facts:
+    """Returns what the batch is spread over."""
+    devices = list(mesh.devices.flat)
+    return {
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "cores": usable_cores(),
+            "instructions": instruction_set(),
+        }
+    }
+
+
+def find_changes(was: Mapping[str, Any], now: Facts) -> list[Change]:
+    """Returns what differs, by key.
+
+    Args:
+      was: what run.json holds.
+      now: some of the groups of the fingerprint.
+    """
+    changes = []
+    for group, values in now.items():
+        before = was.get(group, {})
+        prefix = "" if group == "settings" else f"{group}."
+        for key in [*values, *[key for key in before if key not in values]]:
+            if before.get(key) != values.get(key):
+                changes.append(
+                    Change(f"{prefix}{key}", before.get(key), values.get(key))
+                )
+    return changes
+
+
+def check_changes(
+    where: str, changes: Sequence[Change], allowed: Sequence[str]
+) -> None:
+    """Refuses changes that are not allowed, a line for each.
+
+    Args:
+      where: the run, for errors.
+      changes: what has changed.
+      allowed: keys that may have, or groups of them: "devices" for "devices.count".
+
+    Raises:
+      UserError: some may not.
+    """
+    refused = [
+        change
+        for change in changes
+        if not any(f"{change.key}.".startswith(f"{key}.") for key in allowed)
+    ]
+    if refused:
+        raise UserError(
+            *[
+                f"{where}: {change.key} was {_show(change.was)} when the run began and "
+                f"is {_show(change.now)}; bring it back, or go on, no longer to the "
+                f"same bytes, with --allow-change {change.key}"
+                for change in refused
+            ]
+        )
+
+
+def check_allowed(allowed: Sequence[str], facts: Facts) -> None:
+    """Refuses what names no part of a fingerprint."""
+    known = [
+        key if group == "settings" else f"{group}.{key}"
+        for group, values in facts.items()
+        for key in values
+    ]
+    for key in allowed:
+        if not any(f"{name}.".startswith(f"{key}.") for name in known):
+            raise UserError(
+                f"--allow-change {key}: is no key of a config and no part of the "
+                f"fingerprint in run.json; {suggest(key, known)}"
+            )
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
