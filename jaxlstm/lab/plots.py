@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.errors import UserError, printable
 from jaxlstm.lab.runs import PLOTS, Run
 from jaxlstm.lab.task import Reference
 
@@ -58,7 +58,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
                 linestyle=LINES[kind % len(LINES)] if several else "-",
                 # A single point has no line, nor has one between gaps.
                 marker=MARKERS[kind % len(MARKERS)] if _has_single(points) else None,
-                label=f"{name}: {split}" if several else split,
+                label=printable(f"{name}: {split}" if several else split),
                 linewidth=1.2,
             )
     losses = np.concatenate([line.get_ydata() for line in axes.lines])

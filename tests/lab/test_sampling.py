@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.text import Text
 from jaxlstm.cells import make_lstm
 from jaxlstm.lab import UserError, commands, load_run, sampling
 from jaxlstm.lab.config import load_config
@@ -25,6 +26,7 @@ from jaxlstm.lab.sampling import make_sampler, sample_text, start_symbol, write_
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams, ReadoutParams, make_model
 from tests.helpers import draw_like, jit
+from tests.lab.tiny import Tiny
 
 NUM_SYMBOLS = 7
 LENGTH = 21
@@ -360,6 +362,7 @@ def stub_run(unit, **changes):
         params=chain_params(follow(cycle, len(vocabulary))),
         vocabulary=vocabulary,
         facts={"parts": {"input_size": len(vocabulary), "symbols": True}},
+        task=Text(),
     )
     return SimpleNamespace(**vars(run) | changes), line
 
@@ -456,6 +459,16 @@ def test_vocabulary_has_to_be_that_of_the_model():
         with pytest.raises(UserError) as caught:
             next(sample_text(run, Sampling()))
         assert caught.value.lines == (f"run/vocabulary.json: {fault}; {remedy}",)
+
+
+def test_symbols_that_stand_for_nothing_are_not_sampled():
+    run, _ = stub_run("characters", vocabulary=None, task=Tiny())
+    with pytest.raises(UserError) as caught:
+        next(sample_text(run, Sampling()))
+    assert caught.value.lines == (
+        "run: has no vocabulary, for its task says nothing of what its symbols stand "
+        "for; give the task a `vocabulary`, and train anew",
+    )
 
 
 def test_prompt_has_to_hold_a_word():
@@ -576,6 +589,7 @@ def test_run_that_has_nothing_to_sample_is_refused(
         (config_of_text, "holds no checkpoint"),
     ]:
         folder = tmp_path / file.stem
+        folder.mkdir()
         create_run(folder, build(load_config(file)))
         outcome = command("sample", folder)
         assert (outcome.code, outcome.out) == (2, "")
