@@ -1,7 +1,6 @@
 """Data files: looked for here, fetched from there, and never believed unchecked."""
 
 import hashlib
-import math
 import os
 import re
 import tempfile
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from jaxlstm.lab.download import Unfit, clean, fetch, looks_like_html, unpack
+from jaxlstm.lab.download import MOST, Unfit, clean, fetch, looks_like_html, unpack
 from jaxlstm.lab.errors import UserError
 
 VARIABLE = "JAXLSTM_DATA"
@@ -27,7 +26,8 @@ class DataFile:
       url: where it is fetched from, over HTTP or HTTPS. Without a hash it is not.
       hash: "sha256:...", "sha1:..." or "md5:..." of the file itself: unpacked and
         cleaned, where these are asked for.
-      size: of the file itself, in bytes. What is longer is not fetched whole.
+      size: of the file itself, in bytes. What is longer is not fetched whole; without
+        it, and of an archive, what is longer than 1 GiB.
       member: its name inside the zip or tar.gz archive at the URL.
       normalise_newlines: CRLF in what is fetched becomes LF.
       strip_ends: a byte order mark in front of what is fetched, and white space at its
@@ -173,11 +173,11 @@ def _download(file: DataFile, url: str, path: Path) -> None:
 def _prepare(file: DataFile, url: str, folder: Path) -> Path:
     """Fetches a file into a folder, step by step, and returns the last step's path."""
     path = folder / "fetched"
-    limit = math.inf if file.size is None else file.size
+    limit = MOST if file.size is None else file.size
     cleaned = file.normalise_newlines or file.strip_ends
     if cleaned:
         limit = 2 * limit + SLACK
-    fetch(url, path, title=file.name, limit=math.inf if file.member else limit)
+    fetch(url, path, title=file.name, limit=MOST if file.member else limit)
     if file.member:
         archive, path = path, folder / "member"
         unpack(archive, path, member=file.member, limit=limit)

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import gzip
+import io
 import shutil
 import stat
 import tarfile
@@ -24,13 +25,15 @@ from rich.progress import (
 CHUNK = 1 << 16
 SECONDS = 30
 ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
+# Bytes that an archive may have, packed or unpacked, to find one member in it.
+MOST = 2**30
 
 
 class Unfit(Exception):
     """What came, or did not come, is not the file; the text says why."""
 
 
-def fetch(url: str, target: Path, *, title: str, limit: float) -> None:
+def fetch(url: str, target: Path, *, title: str, limit: int) -> None:
     """Fetches a URL over HTTP or HTTPS, with progress on a terminal.
 
     Args:
@@ -74,14 +77,17 @@ def fetch(url: str, target: Path, *, title: str, limit: float) -> None:
     except requests.exceptions.SSLError as error:
         raise Unfit("cannot be fetched: the connection is not secure") from error
     except requests.ConnectionError as error:
-        raise Unfit("cannot be fetched: no connection") from error
+        # So requests calls an answer that stops in the middle as well.
+        late = "timed out" in str(error)
+        reason = f"no answer in {SECONDS} s" if late else "no connection"
+        raise Unfit(f"cannot be fetched: {reason}") from error
     except requests.exceptions.ChunkedEncodingError as error:
         raise Unfit("cannot be fetched: the connection broke off") from error
     except requests.RequestException as error:
         raise Unfit(f"cannot be fetched: {type(error).__name__}") from error
 
 
-def unpack(archive: Path, target: Path, *, member: str, limit: float) -> None:
+def unpack(archive: Path, target: Path, *, member: str, limit: int) -> None:
     """Copies one member out of a zip or tar.gz archive; no other one is written.
 
     Args:
@@ -145,7 +151,7 @@ def looks_like_html(start: bytes) -> bool:
 class _Bounded:
     """Writes to a file, up to a limit."""
 
-    def __init__(self, stream: IO[bytes], limit: float):
+    def __init__(self, stream: IO[bytes], limit: int):
         self.stream, self.limit, self.written = stream, limit, 0
 
     def write(self, chunk: bytes) -> int:
@@ -156,6 +162,20 @@ class _Bounded:
 
     def flush(self) -> None:
         self.stream.flush()
+
+
+class _BoundedReader:
+    """Reads from a file, up to a limit."""
+
+    def __init__(self, stream: io.BufferedIOBase, limit: int):
+        self.stream, self.limit, self.left = stream, limit, limit
+
+    def read(self, size: int) -> bytes:
+        chunk = self.stream.read(size)
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise Unfit(f"the archive is longer than {self.limit:,} bytes, unpacked")
+        return chunk
 
 
 @contextlib.contextmanager
@@ -169,13 +189,19 @@ def _open_zipped(path: Path, member: str) -> Iterator[IO[bytes]]:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if entry.is_dir() or kind not in (0, stat.S_IFREG):
             raise Unfit(f"{member} in the archive is no plain file")
+        # Others take as much memory as the archive says.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Unfit(f"{member} in the archive is not packed by deflate")
         with archive.open(entry) as stream:
             yield stream
 
 
 @contextlib.contextmanager
 def _open_tarred(path: Path, member: str) -> Iterator[IO[bytes]]:
-    with tarfile.open(path, "r:gz") as archive:
+    with gzip.open(path) as unpacked, contextlib.ExitStack() as stack:
+        # As a stream: what stands before the member is unpacked as well.
+        bounded: Any = _BoundedReader(unpacked, MOST)
+        archive = stack.enter_context(tarfile.open(fileobj=bounded, mode="r|"))
         entry = next((entry for entry in archive if entry.name == member), None)
         if entry is None:
             raise Unfit(f"the archive has no {member}")

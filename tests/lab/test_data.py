@@ -434,3 +434,110 @@ def test_hash_takes_no_memory(tmp_path):
 def test_descriptions_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         text_file(None, **options)
+
+
+@pytest.mark.parametrize("options", [{"member": "text"}, {"size": None}])
+def test_a_body_without_end_is_cut_off(server, cache, monkeypatch, options):
+    from jaxlstm.lab import data
+
+    monkeypatch.setattr(data, "MOST", 100_000)
+    url = server.url("endless", b"")
+    sent = []
+
+    def send_on(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        # Up to 1 GB, should nobody hang up.
+        while len(sent) < 1000:
+            handler.wfile.write(bytes(1_000_000))
+            sent.append(1_000_000)
+
+    monkeypatch.setattr(Handler, "do_GET", send_on)
+    monkeypatch.setattr(server, "handle_error", lambda *_: None)
+    line = refusal(text_file(url, **options))
+
+    assert line.startswith(f"{url}: what came is longer than 100,000 bytes; ")
+    assert sum(sent) < 100_000_000
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_server_that_falls_silent_is_not_waited_for(
+    server, cache, monkeypatch, begun
+):
+    from jaxlstm.lab import download
+
+    monkeypatch.setattr(download, "SECONDS", 0.2)
+    url = server.url("silent", TEXT)
+    done = threading.Event()
+
+    def fall_silent(handler: Any) -> None:
+        if begun:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(TEXT)))
+            handler.end_headers()
+            handler.wfile.write(TEXT[:100])
+        done.wait(20)
+
+    monkeypatch.setattr(Handler, "do_GET", fall_silent)
+    try:
+        line = refusal(text_file(url))
+    finally:
+        done.set()
+
+    assert line.startswith(f"{url}: cannot be fetched: no answer in 0.2 s; ")
+    assert list(cache.iterdir()) == []
+
+
+def test_what_stands_before_a_member_is_unpacked_to_a_limit_only(server, monkeypatch):
+    from jaxlstm.lab import download
+
+    monkeypatch.setattr(download, "MOST", 1_000_000)
+    url = server.url("bomb", tarred({"other": bytes(1 << 24), "text": TEXT}))
+    tracemalloc.start()
+    line = refusal(text_file(url, member="text"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert line.startswith(f"{url}: the archive is longer than 1,000,000 bytes, unpa")
+    assert peak < 5e6
+
+
+def test_a_header_that_is_a_bomb_takes_no_memory(server, monkeypatch):
+    from jaxlstm.lab import download
+
+    monkeypatch.setattr(download, "MOST", 1_000_000)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo("text")
+        entry.pax_headers = {"comment": "0" * (1 << 25)}
+        tar.addfile(entry)
+    url = server.url("bomb", packed.getvalue())
+    tracemalloc.start()
+    line = refusal(text_file(url, member="text"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert line.startswith(f"{url}: the archive is longer than 1,000,000 bytes, unpa")
+    assert peak < 5e6
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_devices_are_not_unpacked(server, cache, kind):
+    url = server.url("archive", tarred({"text": b""}, kind=kind))
+    line = refusal(text_file(url, member="text"))
+
+    assert line.startswith(f"{url}: text in the archive is no plain file")
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_packings_are_refused(server, cache, method):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("text", TEXT)
+    url = server.url("archive", packed.getvalue())
+    line = refusal(text_file(url, member="text"))
+
+    assert line.startswith(f"{url}: text in the archive is not packed by deflate")
+    assert list(cache.iterdir()) == []
