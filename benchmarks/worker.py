@@ -61,7 +61,18 @@ def take_stdout() -> TextIO:
 def main() -> None:
     """Answers until standard input ends."""
     answers = take_stdout()
-    prepared = prepare(json.loads(sys.stdin.readline()))
+    task = json.loads(sys.stdin.readline())
+    try:
+        prepared = prepare(task)
+    except Exception as error:
+        # Imported here: a peer's process has no need of it.
+        from jaxlstm.lab.errors import UserError
+
+        if not isinstance(error, UserError):
+            raise
+        for line in error.lines:
+            print(f"{task['use']}: {line}", file=sys.stderr)
+        sys.exit(2)
     facts = {"device": prepared.device, "quantities": list(prepared.works)}
     print(json.dumps(facts), file=answers)
     for line in sys.stdin:

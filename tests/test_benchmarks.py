@@ -22,6 +22,7 @@ from benchmarks.contest import BenchmarkError, Measurement, Result, hold
 from benchmarks.report import Spread, describe_machine, summarise, to_json, to_table
 from benchmarks.run import choose_size, parse_arguments
 from benchmarks.table import BENCHMARKS
+from jaxlstm.lab.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -49,6 +50,10 @@ def prepare_toy(
 
 def fail(size):
     raise RuntimeError("the toy is broken")
+
+
+def refuse(size):
+    raise UserError(f"N = {size['N']}: is too much", "and so is the rest")
 
 
 def toy(name, use="prepare_toy", *, needs=(), targets=None, **options):
@@ -139,6 +144,18 @@ def test_failing_contestant_is_named(capfd):
     ):
         run_contest(contest(toy("first"), broken))
     assert "the toy is broken" in capfd.readouterr().err
+
+
+def test_a_refusal_is_told_without_a_traceback(capfd):
+    refusing = toy("refusing", "refuse")
+    with pytest.raises(
+        BenchmarkError, match=r"^refusing: its process ended with exit code 2"
+    ):
+        run_contest(contest(refusing))
+    assert capfd.readouterr().err.splitlines() == [
+        "tests.test_benchmarks:refuse: N = 3: is too much",
+        "tests.test_benchmarks:refuse: and so is the rest",
+    ]
 
 
 def test_absent_contestant_is_left_out():
