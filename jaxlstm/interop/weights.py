@@ -86,8 +86,8 @@ def compare_forms(found: Mapping[str, Form], wanted: Mapping[str, Form]) -> list
         else:
             rows = zip(Form._fields, found[name], wanted[name], strict=True)
             lines += [
-                f"{show(name)}: {what} {show(str(has), LONGEST_REASON)} is not {wants}, "
-                "that of the template"
+                f"{show(name)}: {what} {show(str(has), LONGEST_REASON)} is not that of "
+                f"the template, {wants}"
                 for what, has, wants in rows
                 if has != wants
             ]
