@@ -19,7 +19,7 @@ A reader of files is fed what a disk, a transfer or an editor may make of a vali
             check()
 
 Any other exception fails the test, and hypothesis shows a small mutant that raises it.
-The same mutants are drawn every time, and nothing is left on disk.
+The same mutants are drawn every time, whatever ran before, and nothing is left on disk.
 """
 
 import atexit
@@ -31,11 +31,16 @@ from typing import Self
 import hypothesis.configuration
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 # What hypothesis keeps beside its database is not left in the folder of the tests.
 _FOLDER = tempfile.TemporaryDirectory(prefix="hypothesis-")
 atexit.register(_FOLDER.cleanup)
 hypothesis.configuration.set_hypothesis_home_dir(_FOLDER.name)
+
+# It would also draw constants of the modules that happen to be loaded.
+providers._get_local_constants = Constants
 
 FUZZ = settings(
     max_examples=10_000,
