@@ -4,19 +4,29 @@ import importlib
 import sys
 import sysconfig
 import traceback
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
 from jaxlstm.lab.errors import UserError, suggest
 
 
+class _Folder(str):
+    """An entry of `sys.path` that a config brought."""
+
+
 def extend_path(*folders: Path) -> None:
-    """Lets modules be imported from these folders, the first one first."""
-    for folder in reversed(folders):
-        name = str(folder.resolve())
-        if name in sys.path:
-            sys.path.remove(name)
-        sys.path.insert(0, name)
+    """Lets modules be imported from these folders, the first one first.
+
+    What a config names by its import path is looked for in them before all others. All
+    else that is imported is not: no file that happens to lie there stands in for a
+    module of Python's or of an installed package.
+    """
+    added = [_Folder(folder.resolve()) for folder in dict.fromkeys(folders)]
+    older = [p for p in sys.path if isinstance(p, _Folder) and p not in added]
+    others = [p for p in sys.path if not isinstance(p, _Folder)]
+    sys.path[:] = [*others, *added, *older]
 
 
 def load_object(where: str, path: str) -> Any:
@@ -37,6 +47,7 @@ def load_object(where: str, path: str) -> Any:
             f'{where} = "{path}": not an import path; write "package.module:name"'
         )
     try:
+        _import_from_folders(words[0])
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -59,6 +70,21 @@ def load_object(where: str, path: str) -> Any:
             f"{suggest(name, public)}"
         )
     return getattr(module, name)
+
+
+def _import_from_folders(name: str) -> None:
+    """Imports a top-level module if a folder that a config brought has it."""
+    folders = [p for p in sys.path if isinstance(p, _Folder)]
+    spec = None if name in sys.modules else PathFinder.find_spec(name, folders)
+    if spec is None or spec.loader is None:
+        return
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
 
 
 def _failed(where: str, path: str, error: BaseException) -> UserError:
