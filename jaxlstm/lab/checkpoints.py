@@ -10,11 +10,10 @@ many a flipped bit, and another dtype, without a word. A checkpoint without it w
 short while it was saved, and does not count.
 """
 
-import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,9 +23,15 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError, suggest
 from jaxlstm.lab.files import sync, write_text
+from jaxlstm.lab.manifest import (
+    MANIFEST,
+    describe_leaves,
+    differences,
+    find_damage,
+    make_manifest,
+)
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
 
@@ -37,7 +42,7 @@ Which = Literal["best", "latest"]
 
 # The item of a checkpoint that a model needs, and the one that training needs beside.
 PARAMS, TRAINING = "params", "training"
-MANIFEST, NOTES = "manifest.json", "notes.json"
+NOTES = "notes.json"
 
 
 def check_which(which: str) -> None:
@@ -181,7 +186,7 @@ class Checkpoints:
             write_text(path / NOTES, json.dumps(notes))
             for written in [*path.rglob("*"), path, path.parent]:
                 sync(written)
-            write_text(path / MANIFEST, _manifest(path, items))
+            write_text(path / MANIFEST, make_manifest(path, items))
             keep = self.keep if which == "latest" else 1
             # Not by orbax, which does not know that this one counts only from here on.
             for old in self._steps(which)[: -(keep or 1)]:
@@ -204,7 +209,7 @@ class Checkpoints:
         wrong = {}
         for step in reversed(steps):
             path = self._path(which, step)
-            damage = _damage(path)
+            damage = find_damage(path)
             if damage is None:
                 break
             wrong[path] = damage
@@ -249,7 +254,7 @@ class Checkpoints:
         saved = json.loads((path / MANIFEST).read_text())["leaves"]
         lines = []
         for item, template in templates.items():
-            lines += _differences(saved.get(item, {}), _leaves(template))
+            lines += differences(saved.get(item, {}), describe_leaves(template))
         if lines:
             raise UserError(*[f"{path}: {line}" for line in lines[:10]])
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
@@ -273,65 +278,6 @@ def _put_aside(path: Path, folder: Path) -> None:
         number += 1
         name = f"{path.parent.name}-{path.name}-{number}"
     path.rename(folder / name)
-
-
-def _manifest(path: Path, items: dict[str, PyTree]) -> str:
-    """Returns what is written beside a checkpoint, with a hash of itself."""
-    content: dict[str, Any] = {
-        "files": _hash_files(path),
-        "leaves": {item: _leaves(tree) for item, tree in items.items()},
-    }
-    return json.dumps(content | {"sha256": _digest(content)}, indent=2) + "\n"
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _damage(path: Path) -> str | None:
-    """Returns what is not as it was saved, or None."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        digest = manifest.pop("sha256")
-        if digest != _digest(manifest):
-            return f"{MANIFEST} is not what was written"
-        expected = manifest["files"]
-    except (ValueError, KeyError, AttributeError, OSError, RecursionError):
-        return f"{MANIFEST} is not what was written"
-    found = _hash_files(path)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if expected.get(name) != found[name]:
-            return f"{name} is not what was saved"
-    return None
-
-
-def _hash_files(folder: Path) -> dict[str, str]:
-    """Returns the hash of each file of a checkpoint but its manifest."""
-    return {
-        str(path.relative_to(folder)): hash_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(MANIFEST)
-    }
-
-
-def _leaves(tree: PyTree) -> dict[str, str]:
-    """Returns dtype and shape of each leaf by its path."""
-    return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _differences(saved: dict[str, str], wanted: dict[str, str]) -> Iterator[str]:
-    for name in [*wanted, *[name for name in saved if name not in wanted]]:
-        was, now = saved.get(name), wanted.get(name)
-        if was != now:
-            yield (
-                f"{name.lstrip('.')} is {was or 'not there'}, and the config asks for "
-                f"{now or 'none'}; bring the config back to what the run began with"
-            )
 
 
 def _composite(kind: Callable[[Any], Any], items: dict[str, PyTree]) -> Any:

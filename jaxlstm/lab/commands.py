@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -29,19 +28,11 @@ from jaxlstm.lab.memory import check_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
-from jaxlstm.lab.runs import (
-    CONFIG,
-    FACTS,
-    PLOTS,
-    Run,
-    choose_folder,
-    create_run,
-    load_run,
-    make_folder,
-)
+from jaxlstm.lab.runs import CONFIG, PLOTS, Run, load_run
 from jaxlstm.lab.sampling import Sampling, sample_text
 from jaxlstm.lab.session import Session
 from jaxlstm.lab.signals import Interrupted, StopRequest
+from jaxlstm.lab.start import choose_folder, claim_folder, create_run
 from jaxlstm.model import count_parameters
 
 app = App(
@@ -78,13 +69,8 @@ def run(
     check_memory(experiment)
     if loaded.sections.logging.tensorboard:
         require_tensorboard()
-    new = make_folder(folder)
-    try:
-        with RunLock(folder):
-            _train(create_run(folder, experiment), resume=False)
-    finally:
-        if new and not (folder / FACTS).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    with claim_folder(folder, named=out is not None) as folder:
+        _train(create_run(folder, experiment), resume=False)
 
 
 @app.command

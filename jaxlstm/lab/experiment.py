@@ -10,11 +10,12 @@ from jaxlstm.estimators import ESTIMATORS, GradientEstimator
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.memory import check_sizes
 from jaxlstm.lab.optimizers import OPTIMIZERS, make_clip, make_schedule
 from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
-from jaxlstm.lab.training import Evaluator, Trainer
+from jaxlstm.lab.training import Trainer
 from jaxlstm.model import Model, make_model
 from jaxlstm.shapes import OptionError
 

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -17,6 +17,13 @@ from jaxlstm.lab.machine import instruction_set, usable_cores
 
 # Keys of a config that change when a run is saved or how fast it goes, and no figure.
 _WITHOUT_EFFECT = "checkpoint.", "logging.tensorboard", "train.updates_per_call"
+
+# What of JAX's own configuration changes figures.
+_FLAGS = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
 
 Facts = dict[str, dict[str, Any]]
 
@@ -41,7 +48,7 @@ def settings(config: Config) -> dict[str, Any]:
     values = json.loads(json.dumps(config.resolved()))
     return {
         key: value
-        for key, value in _flatten(values)
+        for key, value in flatten(values).items()
         if not key.startswith(_WITHOUT_EFFECT)
     }
 
@@ -58,9 +65,7 @@ def software(config: Config) -> Facts:
         },
         "flags": {
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-            "matmul_precision": jax.config.jax_default_matmul_precision,
-            "prng": str(jax.config.jax_default_prng_impl),
-            "partitionable_threefry": jax.config.jax_threefry_partitionable,  # type: ignore
+            **{name: jax.config.values[name] for name in _FLAGS},
         },
     }
 
@@ -148,9 +153,12 @@ def _show(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested sections by their keys, such as train.batch_size."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            flat[f"{prefix}{key}"] = value
+    return flat

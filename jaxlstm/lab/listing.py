@@ -179,10 +179,9 @@ def _updates(
     noted = facts.get("updates")
     known = [*counts, noted] if type(noted) is int else counts
     done = f"{max(known, default=0):,}"
-    for key, unit in (("train.num_updates", ""), ("train.num_epochs", " epochs")):
-        goal = config.get(key)
-        if type(goal) is int and f"{goal:,}{unit}" != done:
-            return f"{done}/{goal:,}{unit}"
+    goal = facts.get("num_updates", config.get("train.num_updates"))
+    if type(goal) is int and f"{goal:,}" != done:
+        return f"{done}/{goal:,}"
     return done
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +42,7 @@ class RunLock:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
-        if not _take(file):
+        if not _take(file, patience=0.2):
             holder = os.read(file, 200).decode(errors="replace").strip()
             os.close(file)
             raise UserError(
@@ -68,20 +69,33 @@ class RunLock:
 def is_locked(folder: Path) -> bool:
     """Returns whether a process is training the run of that directory."""
     try:
-        file = os.open(folder / LOCK, os.O_RDWR)
+        file = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not _take(file)
+        return not _take(file, shared=True)
     finally:
         os.close(file)
 
 
-def _take(file: int) -> bool:
+def _take(file: int, *, shared: bool = False, patience: float = 0.0) -> bool:
+    """Takes a lock, and returns whether it is had.
+
+    Args:
+      file: the lock file.
+      shared: whether others may look as well.
+      patience: seconds to wait: who only looks is gone at once.
+    """
     if fcntl is None:
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True

@@ -132,7 +132,7 @@ def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        values = json.loads(line.decode(), parse_constant=_refuse)
+        values = _DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
@@ -147,6 +147,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _is_finite(value: Any) -> bool:

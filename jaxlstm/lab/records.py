@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.fingerprint import flatten
 from jaxlstm.lab.metrics import read_metrics
 from jaxlstm.lab.runs import CONFIG, FACTS, METRICS
 
@@ -92,7 +93,7 @@ def _read(path: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any]:
             raise UserError(f"{path}: is not a file; bring back what it was")
         values = parse(path.read_bytes().decode("utf-8-sig"))
         if isinstance(values, dict):
-            return _flatten(values)
+            return flatten(values)
         raise ValueError(values)
     except FileNotFoundError:
         raise UserError(f"{path}: is missing; bring it back") from None
@@ -102,13 +103,3 @@ def _read(path: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any]:
         raise UserError(
             f"{path}: is not a {form} file; bring back what it held"
         ) from None
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

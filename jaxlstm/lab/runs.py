@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import jax
 import pydantic
 
 from jaxlstm.lab.checkpoints import Checkpoints, Which, check_which
-from jaxlstm.lab.config import Config, import_path, load_config
+from jaxlstm.lab.config import Config, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment, build, build_model
-from jaxlstm.lab.files import cannot_write, write_text
+from jaxlstm.lab.files import write_text
 from jaxlstm.lab.fingerprint import (
     Change,
     check_allowed,
@@ -25,7 +24,6 @@ from jaxlstm.lab.fingerprint import (
     settings,
     software,
 )
-from jaxlstm.lab.lock import LOCK
 from jaxlstm.lab.metrics import read_metrics
 from jaxlstm.lab.task import ModelParts, Task
 from jaxlstm.lab.training import TrainState
@@ -188,7 +186,7 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Writes further facts into run.json."""
         self.facts.update(facts)
-        write_text(self.path / FACTS, _to_json(self.facts))
+        write_text(self.path / FACTS, format_facts(self.facts))
 
     @property
     def changed_settings(self) -> list[Change]:
@@ -222,7 +220,8 @@ class Run:
         if changes or found:
             noted = [change._asdict() for change in [*changes, *found]]
             history = [*self.facts.get("changes", []), *noted]
-            self.note(**now, **devices, changes=history)
+            num_updates = self.experiment.num_updates
+            self.note(**now, **devices, num_updates=num_updates, changes=history)
         return [*changes, *found]
 
 
@@ -240,108 +239,6 @@ def load_run(path: str | Path, checkpoint: Which = "best") -> Run:
     return Run(Path(path), checkpoint)
 
 
-def choose_folder(config: Config, out: Path | None) -> Path:
-    """Returns the folder of a new run, which does not exist yet or is empty.
-
-    Args:
-      config: gives the name where `out` is None: runs/NAME-TIME.
-      out: the folder itself.
-
-    Raises:
-      UserError: it is taken.
-    """
-    if out is None:
-        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder, number = Path("runs") / name, 2
-        while folder.exists():
-            folder, number = Path("runs") / f"{name}-{number}", number + 1
-        _check_path(folder)
-        return folder
-    _check_path(out)
-    _check_empty(out)
-    return out
-
-
-def make_folder(folder: Path) -> bool:
-    """Makes the folder of a new run, and returns whether it was not there before.
-
-    Raises:
-      UserError: it cannot be made.
-    """
-    there = folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    return not there
-
-
-def _check_empty(folder: Path) -> None:
-    if (folder / FACTS).exists():
-        raise UserError(
-            f"--out {folder}: holds another run; go on with `jaxlstm resume {folder}`, "
-            "or name another folder"
-        )
-    # What a start that was cut short leaves behind is in nobody's way.
-    left = {LOCK, *[f"{name}.new" for name in (CONFIG, VOCABULARY, FACTS)]}
-    if folder.exists() and (
-        not folder.is_dir() or {path.name for path in folder.iterdir()} - left
-    ):
-        raise UserError(f"--out {folder}: is not an empty folder; name another one")
-
-
-def _check_path(folder: Path) -> None:
-    # Orbax takes the path of a checkpoint for a pattern, and then finds none.
-    signs = sorted(set("[]*?") & set(str(folder.resolve())))
-    if signs:
-        raise UserError(
-            f"--out {folder}: its whole path, {folder.resolve()}, holds "
-            f"{' '.join(signs)}, with which checkpoints cannot be read back; name "
-            "another folder"
-        )
-
-
-def create_run(folder: Path, experiment: Experiment) -> Run:
-    """Writes what a new run begins with into its folder; run.json makes it a run.
-
-    Args:
-      folder: exists, and is held by a `RunLock`.
-      experiment: what is run.
-
-    Raises:
-      UserError: another run was quicker, or it cannot be written; then nothing of it
-        is left.
-    """
-    config = experiment.config
-    _check_empty(folder)
-    facts = {
-        "status": "running",
-        "config": config.name,
-        "seed": config.sections.seed,
-        "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "import_path": [str(p.resolve()) for p in import_path(config.folder / CONFIG)],
-        "parts": config.task.parts()._asdict(),
-        "data": config.task.describe_data(),
-        **software(config),
-        **hardware(experiment.trainer.mesh),
-    }
-    vocabulary = config.task.vocabulary()
-    try:
-        if vocabulary is not None:
-            vocabulary.save(folder / VOCABULARY)
-        write_text(folder / CONFIG, config.to_toml())
-        write_text(folder / FACTS, _to_json(facts))
-    except BaseException as error:
-        for name in (VOCABULARY, CONFIG, FACTS):
-            (folder / name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(folder, error) from None
-        raise
-    run = Run(folder)
-    # What has been put together is not put together again: it may hold much data.
-    run.config, run.experiment = config, experiment
-    return run
-
-
-def _to_json(facts: dict[str, Any]) -> str:
+def format_facts(facts: dict[str, Any]) -> str:
+    """Returns facts as run.json holds them."""
     return json.dumps(facts, indent=2) + "\n"

@@ -107,8 +107,8 @@ def test_loss_is_the_best_of_validation_or_else_the_last_of_training(
         ({}, "num_updates = 2_000", LINES[:1], [], "1,000/2,000"),
         ({}, "num_updates = 2_000", LINES[:1], [900, 1100], "1,100/2,000"),
         ({}, "num_updates = 2_000", [], [], "0/2,000"),
-        ({}, "num_epochs = 3", LINES, [], "2,000/3 epochs"),
-        ({"updates": 2500}, "num_epochs = 3", LINES, [], "2,500/3 epochs"),
+        ({"num_updates": 3000}, "num_epochs = 3", LINES, [], "2,000/3,000"),
+        ({"updates": 2500}, "num_epochs = 3", LINES, [], "2,500"),
     ],
 )
 def test_updates_that_were_made_of_those_to_make(

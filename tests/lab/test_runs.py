@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from jaxlstm.lab import Reference, UserError, load_run
+from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.plots import loss_curves
-from jaxlstm.lab.training import Evaluator
 from tests.lab import tiny
 
 RUN_FILES = {
@@ -546,11 +546,7 @@ def test_folders_that_are_no_place_for_a_run(config, command, tmp_path):
     for out, message in [
         ("file", "--out file: is not an empty folder; name another one"),
         ("full", "--out full: is not an empty folder; name another one"),
-        (
-            "file/below",
-            "file/below: cannot be written: Not a directory; make room, or see to the "
-            "rights of the folder",
-        ),
+        ("file/below", "--out file/below: file is no folder; name another one"),
     ]:
         outcome = command("run", config, "--out", out)
         assert (outcome.code, outcome.faults) == (2, [message])

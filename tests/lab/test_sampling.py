@@ -21,8 +21,8 @@ from jaxlstm.lab import UserError, commands, load_run, sampling
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.draws import Sampling, draw_noise
 from jaxlstm.lab.experiment import build
-from jaxlstm.lab.runs import create_run
 from jaxlstm.lab.sampling import make_sampler, sample_text, start_symbol, write_samples
+from jaxlstm.lab.start import create_run
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import Model, ModelParams, ReadoutParams, make_model
 from tests.helpers import draw_like, jit

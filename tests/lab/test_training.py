@@ -14,8 +14,10 @@ from jax.sharding import AxisType
 from jaxlstm.cells import make_rnn
 from jaxlstm.estimators import bptt
 from jaxlstm.lab import Source, UserError
+from jaxlstm.lab.blocks import Pace
 from jaxlstm.lab.devices import AXIS, make_mesh
-from jaxlstm.lab.training import Evaluator, Pace, Trainer, fit
+from jaxlstm.lab.evaluation import Evaluator
+from jaxlstm.lab.training import Trainer, fit
 from jaxlstm.model import make_model
 from tests.helpers import assert_close, jit
 from tests.lab.tiny import Tiny
@@ -117,7 +119,7 @@ def test_a_call_takes_about_a_second():
 
 
 def test_updates_are_made_again():
-    _, metrics, calls = train(make_trainer(noise=True), 5, 5)
+    _, _, calls = train(make_trainer(noise=True), 5, 5)
     last = calls[-1]
     chex.assert_trees_all_equal(last.until(3).params, last.state.params)
     assert int(last.until(2).num_updates) == 4
