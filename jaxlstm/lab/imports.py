@@ -22,8 +22,19 @@ def extend_path(*folders: Path) -> None:
     What a config names by its import path is looked for in them before all others. All
     else that is imported is not: no file that happens to lie there stands in for a
     module of Python's or of an installed package.
+
+    Raises:
+      UserError: one of them is no path.
     """
-    added = [_Folder(folder.resolve()) for folder in dict.fromkeys(folders)]
+    added = []
+    for folder in dict.fromkeys(folders):
+        try:
+            added.append(_Folder(folder.resolve()))
+        except (OSError, RuntimeError, ValueError) as error:
+            # Too long, a link to itself, or with a NUL in it.
+            raise UserError(
+                f"{folder}: no folder to look for modules in: {error}; name another"
+            ) from None
     older = [p for p in sys.path if isinstance(p, _Folder) and p not in added]
     others = [p for p in sys.path if not isinstance(p, _Folder)]
     sys.path[:] = [*others, *added, *older]

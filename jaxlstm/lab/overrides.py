@@ -42,6 +42,8 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> set[str
     for override in overrides:
         key, equals, text = override.partition("=")
         where = f"override {shorten(repr(override))}"
+        if not _is_text(override):
+            raise UserError(f"{where}: is not UTF-8; write it as such")
         if not equals or not _KEY.fullmatch(key):
             raise UserError(
                 f"{where}: not of the form section.key=value, such as "
@@ -65,6 +67,15 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> set[str
                 raise UserError(f"{where}: {name} is not a section; give it keys")
         table[last] = _parse_value(where, key, text)
     return seen
+
+
+def _is_text(override: str) -> bool:
+    # Bytes of a command line that are not UTF-8 stand in a string as surrogates.
+    try:
+        override.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remove(values: dict[str, Any], key: str, where: str) -> None:

@@ -222,6 +222,7 @@ OVERRIDES = of(
     ("half a list", ["task.scale=[1, 2"], ["'[1, 2' is not a TOML value; write"]),
     ("deep", [f"seed={'[' * 5000}"], ["[[[ ... [[[", "is not a TOML value"]),
     ("two values", ["seed=1\nmodel.cell=2"], ["holds more than one value; write one"]),
+    ("no UTF-8", ["model.cell='\udcff'"], [r"'\udcff'", "is not UTF-8; write it as"]),
     ("True", ["model.tied=True"], ["'True' is not a TOML value; write true;"]),
     ("None", ["train.eval_every=None"], ["to remove the key, write train.eval_every="]),
     ("removal of no key", ["train.num_epoch="], ["there is no ", "mean num_epochs?"]),
