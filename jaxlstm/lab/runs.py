@@ -218,7 +218,10 @@ class Run:
         found = find_changes(began, devices)
         check_changes(str(self.path), found, allowed)
         if changes or found:
-            noted = [change._asdict() for change in [*changes, *found]]
+            update = Run(self.path, "latest").update
+            noted = [
+                {"update": update, **change._asdict()} for change in [*changes, *found]
+            ]
             history = [*self.facts.get("changes", []), *noted]
             num_updates = self.experiment.num_updates
             self.note(**now, **devices, num_updates=num_updates, changes=history)
