@@ -9,6 +9,9 @@ from pydantic import Field
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.schema import ClipSection, ScheduleSection
 
+# No run comes to more, and JAX counts no further.
+LAST_UPDATE = 2**31 - 1
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -98,7 +101,7 @@ def make_schedule(
     every = updates(section.every or (1000 if section.unit == "updates" else 1))
     warmup = updates(section.warmup)
     if section.name == "cosine":
-        steps = max(1, num_updates - warmup)
+        steps = max(1, min(num_updates, LAST_UPDATE) - warmup)
         schedule = optax.cosine_decay_schedule(learning_rate, steps, section.final)
     elif section.name == "exponential":
         schedule = optax.exponential_decay(

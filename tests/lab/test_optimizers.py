@@ -114,6 +114,12 @@ def cosine(n, steps, final):
             {"name": "steps", "rate": 0.1, "unit": "epochs", "at": [2, 5]},
             lambda n: 0.1 ** ((n >= 6) + (n >= 15)),
         ),
+        # Beyond what 32 bits count.
+        (
+            {"name": "exponential", "unit": "epochs", "every": 2**30, "begin": 2**30},
+            lambda n: 1.0,
+        ),
+        ({"name": "steps", "unit": "epochs", "at": [2**30]}, lambda n: 1.0),
         (
             {"name": "cosine", "unit": "epochs", "warmup": 2},
             lambda n: n / 6 if n < 6 else cosine(n - 6, 14, 0.0),
