@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,8 +24,9 @@ from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
 from jaxlstm.lab.listing import Sort, list_runs, print_runs
+from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.lock import RunLock
-from jaxlstm.lab.memory import check_memory
+from jaxlstm.lab.memory import check_memory, out_of_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.report import print_results
@@ -70,7 +72,7 @@ def run(
     if loaded.sections.logging.tensorboard:
         require_tensorboard()
     with claim_folder(folder, named=out is not None) as folder:
-        _train(create_run(folder, experiment), resume=False)
+        _train(create_run(folder, experiment), None)
 
 
 @app.command
@@ -101,12 +103,7 @@ def resume(
                 soft_wrap=True,
             )
             return
-        for change in loaded.check_unchanged(allow_change):
-            console.print(
-                f"{run}: {change.key} is now {change.now}, and was {change.was}",
-                soft_wrap=True,
-            )
-        _train(loaded, resume=True)
+        _train(loaded, loaded.check_unchanged(allow_change))
 
 
 @app.command(name="eval")
@@ -300,7 +297,13 @@ def show(config: Path | None = None, /, *overrides: str, schema: bool = False) -
     print(f"# {count_parameters(shapes):,} parameters")
 
 
-def _train(run: Run, *, resume: bool) -> None:
+def _train(run: Run, changes: Sequence[Change] | None) -> None:
+    """Trains a run to its end.
+
+    Args:
+      run: the run.
+      changes: of its fingerprint since it was last trained; None at its beginning.
+    """
     began = time.perf_counter()
 
     def seconds() -> float:
@@ -309,9 +312,9 @@ def _train(run: Run, *, resume: bool) -> None:
     try:
         with StopRequest() as request:
             session = Session(run, console, request)
-            if resume:
+            if changes is not None:
                 run.note(status="running")
-            results = session.train(resume=resume)
+            results = session.train(changes)
             took = time.perf_counter() - began
             # What is left is quickly done again: nothing of it has to be saved.
             request.raise_at_once()
@@ -364,6 +367,11 @@ def main(tokens: list[str] | None = None) -> None:
         lines = error.lines
     except CycloptsError as error:
         lines = (" ".join(str(error).split()),)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        lines = told.lines
     except BrokenPipeError:
         # The reader, such as `head`, has had enough. Python would say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -180,6 +180,20 @@ def test_memory_that_ran_out_is_one_line():
     assert str(out_of_memory(MemoryError())).startswith("out of memory; lower ")
 
 
+def test_a_command_that_runs_out_of_memory_says_so_in_one_line(
+    config: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+):
+    def fill(*_: object) -> None:
+        np.zeros(2**50, np.uint8)
+
+    monkeypatch.setattr("jaxlstm.lab.experiment.check_sizes", fill)
+    outcome = command("show", config)
+
+    assert outcome.code == 2
+    [fault] = outcome.faults
+    assert fault.startswith("out of memory (Unable to allocate ")
+
+
 def test_other_errors_are_not_taken_for_it():
     for error in (
         ValueError("RESOURCE_EXHAUSTED: no"),
