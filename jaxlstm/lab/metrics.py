@@ -159,22 +159,25 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def cut_metrics(path: Path, update: int) -> None:
-    """Drops the lines written after an update, those of the end, and one cut short.
+def cut_metrics(path: Path, update: int, written: int | None = None) -> None:
+    """Drops the lines written after a checkpoint, those of the end, and one cut short.
 
     Args:
       path: of the file.
       update: from which the run goes on.
+      written: bytes of the file when the checkpoint was saved, if that is known: what
+        came after may be of the same update.
 
     Raises:
       UserError: a line is damaged, and not merely cut short at the end.
     """
     if not path.is_file():
         return
-    along_the_way = "train", "validation"
-    kept = [
-        line
-        for line, values in _read(path)
-        if values["update"] <= update and values["split"] in along_the_way
-    ]
+    along_the_way, kept, size = ("train", "validation"), [], 0
+    for line, values in _read(path):
+        size += len(line)
+        if written is not None and size > written:
+            break
+        if values["update"] <= update and values["split"] in along_the_way:
+            kept.append(line)
     write_text(path, b"".join(kept).decode())

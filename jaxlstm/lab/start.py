@@ -83,6 +83,8 @@ def _check_empty(folder: Path) -> None:
         )
     # What a start that was cut short leaves behind is in nobody's way.
     left = {LOCK, *[f"{name}.new" for name in (CONFIG, VOCABULARY, FACTS)]}
+    if (folder / LOCK).exists():
+        left |= {CONFIG, VOCABULARY}
     if folder.exists() and (
         not folder.is_dir() or {path.name for path in folder.iterdir()} - left
     ):
@@ -127,6 +129,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
     }
     vocabulary = config.task.vocabulary()
     try:
+        (folder / VOCABULARY).unlink(missing_ok=True)
         if vocabulary is not None:
             vocabulary.save(folder / VOCABULARY)
         write_text(folder / CONFIG, config.to_toml())
