@@ -337,8 +337,8 @@ OUT = of(
     ("out is not empty", ["."], ["--out .: is not an empty folder; name another one"]),
     ("out is a run", ["tiny"], ["holds another run; go on with `jaxlstm resume tiny`"]),
     ("out is a pattern", ["a[1]"], ["holds [ ], ", "name another folder"]),
-    ("out is below a file", ["text.txt/x"], ["text.txt/x: cannot be written: "]),
-    ("out is below a device", [f"{os.devnull}/x"], ["/x: cannot be written: "]),
+    ("out is below a file", ["text.txt/x"], ["text.txt is no folder; name another one"]),
+    ("out is below a device", [f"{os.devnull}/x"], ["--out ", " is no folder; name another one"]),
     ("out twice", ["a", "--out", "b"], ["--out specified multiple times"]),
 )
 

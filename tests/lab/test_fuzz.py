@@ -53,7 +53,9 @@ TEXT = "Thé quick “brown”\tfox\r\njumps  over\n\nthe lazy dog 🦊 <unk> ag
 MEMORY = 2**28
 SECONDS = 20
 
-MANY = pytest.param(FUZZ, marks=pytest.mark.slow, id="many")
+MANY = pytest.param(
+    FUZZ, marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="many"
+)
 SOME = pytest.param(QUICK, id="some")
 amounts = pytest.mark.parametrize("amount", [SOME, MANY])
 

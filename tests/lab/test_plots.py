@@ -71,7 +71,7 @@ def test_single_points_of_several_runs_can_be_told_apart():
 
 def test_losses_that_are_not_finite_are_gaps(monkeypatch):
     lines = [
-        {"update": n, "split": split, "loss": None if n in gaps else 1 / n}
+        {"update": n, "split": split, "loss": None if n in gaps else 0.1**n}
         for split, gaps in (("train", (3, 5)), ("validation", ()))
         for n in range(1, 7)
     ]
@@ -80,6 +80,7 @@ def test_losses_that_are_not_finite_are_gaps(monkeypatch):
     train, validation = axes.lines
     losses = np.asarray(train.get_ydata())
     assert list(np.flatnonzero(np.isnan(losses)) + 1) == [3, 5]
+    assert axes.get_yscale() == "log"
     # Updates 4 and 6 have nothing beside them to be joined with by a line.
     assert train.get_marker() == "o" and validation.get_marker() == "None"
 
