@@ -252,11 +252,14 @@ class Checkpoints:
     def _restore(self, which: Which, step: int, templates: dict[str, PyTree]) -> Any:
         path = self._path(which, step)
         saved = json.loads((path / MANIFEST).read_text())["leaves"]
-        lines = []
         for item, template in templates.items():
-            lines += differences(saved.get(item, {}), describe_leaves(template))
-        if lines:
-            raise UserError(*[f"{path}: {line}" for line in lines[:10]])
+            found = list(differences(saved.get(item, {}), describe_leaves(template)))
+            if found:
+                more = f" (and {len(found) - 1} leaves more)" if found[1:] else ""
+                raise UserError(
+                    f"{path}: {found[0]}{more}; bring config.toml back to what the run "
+                    "began with"
+                )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
         try:
             args = _composite(ocp.args.StandardRestore, abstract)

@@ -23,8 +23,8 @@ from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
-from jaxlstm.lab.listing import Sort, list_runs, print_runs
 from jaxlstm.lab.fingerprint import Change
+from jaxlstm.lab.listing import Sort, list_runs, print_runs
 from jaxlstm.lab.lock import RunLock
 from jaxlstm.lab.memory import check_memory, out_of_memory
 from jaxlstm.lab.metrics import require_tensorboard

@@ -1,5 +1,6 @@
 """What the bytes of a run depend on, and how a resumed run is held to it."""
 
+import difflib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 import jaxlstm
 from jaxlstm.lab.config import Config
-from jaxlstm.lab.errors import UserError, suggest
+from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.machine import instruction_set, usable_cores
 
 # Keys of a config that change when a run is saved or how fast it goes, and no figure.
@@ -141,9 +142,15 @@ def check_allowed(allowed: Sequence[str], facts: Facts) -> None:
     ]
     for key in allowed:
         if not any(f"{name}.".startswith(f"{key}.") for name in known):
+            close = difflib.get_close_matches(key, [*known, *facts], n=1)
+            remedy = (
+                f"did you mean {close[0]}?"
+                if close
+                else "name one that resume has refused, or versions, flags or devices"
+            )
             raise UserError(
                 f"--allow-change {key}: is no key of a config and no part of the "
-                f"fingerprint in run.json; {suggest(key, known)}"
+                f"fingerprint in run.json; {remedy}"
             )
 
 

@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 def make_manifest(path: Path, items: dict[str, PyTree]) -> str:
     """Returns what is written beside a checkpoint, with a hash of itself."""
     content: dict[str, Any] = {
+        "update": int(path.name),
         "files": _hash_files(path),
         "leaves": {item: describe_leaves(tree) for item, tree in items.items()},
     }
@@ -34,6 +35,8 @@ def find_damage(path: Path) -> str | None:
         digest = manifest.pop("sha256")
         if digest != _digest(manifest):
             return f"{MANIFEST} is not what was written"
+        if manifest["update"] != int(path.name):
+            return f"{MANIFEST} is that of update {manifest['update']}"
         expected = manifest["files"]
     except (ValueError, KeyError, AttributeError, OSError, RecursionError):
         return f"{MANIFEST} is not what was written"
@@ -75,5 +78,5 @@ def differences(saved: dict[str, str], wanted: dict[str, str]) -> Iterator[str]:
         if was != now:
             yield (
                 f"{name.lstrip('.')} is {was or 'not there'}, and the config asks for "
-                f"{now or 'none'}; bring the config back to what the run began with"
+                f"{now or 'none'}"
             )

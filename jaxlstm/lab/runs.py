@@ -197,35 +197,33 @@ class Run:
     def check_unchanged(self, allowed: Sequence[str] = ()) -> list[Change]:
         """Compares the fingerprint with what there is now, before a run goes on.
 
-        What is allowed to have changed is noted in run.json, and counts from here on.
-
         Args:
           allowed: keys of the fingerprint, or groups of them, such as "versions".
 
         Returns:
-          What has changed.
+          What has changed, which `note_changes` is for once the run goes on.
 
         Raises:
           UserError: something else has changed, a line for each.
         """
         began = {name: self.facts[name] for name in (*software(self.config), "devices")}
         check_allowed(allowed, began)
-        now = software(self.config)
-        changes = find_changes(began, now)
+        changes = find_changes(began, software(self.config))
         check_changes(str(self.path), changes, allowed)
         # Known only once the devices have been chosen.
-        devices = hardware(self.experiment.trainer.mesh)
-        found = find_changes(began, devices)
-        check_changes(str(self.path), found, allowed)
-        if changes or found:
-            update = Run(self.path, "latest").update
-            noted = [
-                {"update": update, **change._asdict()} for change in [*changes, *found]
-            ]
-            history = [*self.facts.get("changes", []), *noted]
-            num_updates = self.experiment.num_updates
-            self.note(**now, **devices, num_updates=num_updates, changes=history)
-        return [*changes, *found]
+        devices = find_changes(began, hardware(self.experiment.trainer.mesh))
+        check_changes(str(self.path), devices, allowed)
+        return [*changes, *devices]
+
+    def note_changes(self, changes: Sequence[Change], update: int) -> None:
+        """Notes what changed after an update; it counts from there on."""
+        noted = [{"update": update, **change._asdict()} for change in changes]
+        self.note(
+            **software(self.config),
+            **hardware(self.experiment.trainer.mesh),
+            num_updates=self.experiment.num_updates,
+            changes=[*self.facts.get("changes", []), *noted],
+        )
 
 
 def load_run(path: str | Path, checkpoint: Which = "best") -> Run:

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from jaxlstm.lab.checkpoints import Checkpoints
 from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.files import cannot_write
+from jaxlstm.lab.fingerprint import Change
+from jaxlstm.lab.finite import Guard, NotFinite, save_batch
 from jaxlstm.lab.metrics import JsonLines, TensorBoard, Writer, cut_metrics
 from jaxlstm.lab.plots import draw_run
 from jaxlstm.lab.progress import Meter
@@ -45,23 +45,22 @@ class Session:
             "save": sections.checkpoint.every,
         }
         self._seconds_between = 60 * sections.checkpoint.every_minutes
-        self._most_skipped = sections.optimizer.skip_non_finite
+        self._guard = Guard(sections.optimizer.skip_non_finite)
         self._checkpoints = Checkpoints(
             run.path / CHECKPOINTS, keep=sections.checkpoint.keep
         )
         # Loss, weight and norm of each update since the last line of training loss.
         self._window: list[Sequence[float]] = []
-        # How many updates up to now were left out one after the other.
-        self._skipped = 0
         self._writers: list[Writer] = []
         # Of every evaluation so far: what is best, and patience, are counted from it.
         self._validations: list[dict[str, Any]] = []
 
-    def train(self, *, resume: bool) -> Results:
+    def train(self, changes: Sequence[Change] | None = None) -> Results:
         """Trains to the last update, and evaluates every split.
 
         Args:
-          resume: whether to go on from the latest checkpoint.
+          changes: of the run's fingerprint, where it goes on from its latest
+            checkpoint; None where it begins.
 
         Returns:
           The metrics of the end by split: those of the best parameters where the
@@ -75,8 +74,13 @@ class Session:
         """
         run = self.run
         try:
-            state = self._restore() if resume else run.template
+            state = run.template if changes is None else self._restore()
             done = int(state.num_updates)
+            if changes:
+                run.note_changes(changes, done)
+                for key, was, now in changes:
+                    text = f"{run.path}: {key} is now {now}, and was {was}"
+                    self.console.print(text, highlight=False, soft_wrap=True)
             self._writers = [JsonLines(run.path / METRICS)]
             if run.config.sections.logging.tensorboard:
                 self._writers.append(TensorBoard(run.path / "tensorboard", done))
@@ -104,13 +108,14 @@ class Session:
 
     def _restore(self) -> TrainState:
         """Returns the state to go on from, and takes back what was written since."""
-        state, checkpoints = self.run.template, self._checkpoints
+        state, checkpoints, written = self.run.template, self._checkpoints, 0
         # Without a checkpoint a run goes on from its beginning.
         if checkpoints.number("latest") is not None:
             state, notes = checkpoints.restore(state, put_aside=True)
-            self._window, self._skipped = notes["window"], notes["skipped"]
+            self._window, self._guard.skipped = notes["window"], notes["skipped"]
+            written = notes["written"]
         done = int(state.num_updates)
-        cut_metrics(self.run.path / METRICS, done)
+        cut_metrics(self.run.path / METRICS, done, written)
         checkpoints.drop_best_after(done)
         if (self.run.path / METRICS).is_file():
             self._validations = [
@@ -124,7 +129,10 @@ class Session:
         if self._wants_evaluation(done):
             # The signal came while it was under way.
             self._evaluate(state, done, meter)
-        if done >= experiment.num_updates or self._out_of_patience():
+        if self._out_of_patience():
+            self._log(done, meter)
+            return state
+        if done >= experiment.num_updates:
             return state
         # Blocks are filled up to this size: none larger than what is asked for at once.
         updates_per_call = min(
@@ -137,7 +145,10 @@ class Session:
             experiment.trainer, state, experiment.source, self._stop, updates_per_call
         )
         for block in blocks:
-            self._check_finite(block, done)
+            try:
+                self._guard.check(block)
+            except NotFinite as found:
+                self._end_at(block, done, found)
             state = block.state
             count = len(block.metrics.loss)
             done += count
@@ -179,38 +190,30 @@ class Session:
         # What the checkpoint says was measured must outlast it.
         for writer in self._writers:
             writer.sync()
-        notes = {"window": self._window, "skipped": self._skipped}
+        notes = {
+            "window": self._window,
+            "skipped": self._guard.skipped,
+            "written": (self.run.path / METRICS).stat().st_size,
+        }
         self._checkpoints.save(state, json.loads(json.dumps(notes)))
 
-    def _check_finite(self, block: Block, done: int) -> None:
-        """Counts what was left out; ends the run at what should not have been."""
-        loss, _, norm = block.metrics
-        # Finite gradients may still be too large a step.
-        overflowed = not _all_finite(block.state.params)
-        for n in range(len(loss)):
-            if np.isfinite(loss[n]) and np.isfinite(norm[n]):
-                self._skipped = 0
-                if overflowed and not _all_finite(block.until(n + 1).params):
-                    self._end_at(block, n, done, "parameters after it are")
-            elif np.isfinite(norm[n]):
-                # The optimizer leaves out gradients alone.
-                self._end_at(block, n, done, "loss is")
-            elif self._skipped == self._most_skipped:
-                name = "gradient" if np.isfinite(loss[n]) else "loss"
-                self._end_at(block, n, done, f"{name} is")
-            else:
-                self._skipped += 1
+    def _end_at(self, block: Block, done: int, found: NotFinite) -> NoReturn:
+        """Saves the state before an update and the batch of it, and says what is wrong.
 
-    def _end_at(self, block: Block, n: int, done: int, what: str) -> NoReturn:
-        """Saves the state before update n of a block and its batch, and says so."""
+        Args:
+          block: holds the update.
+          done: updates before the block.
+          found: at which of its updates, and what.
+        """
+        n, skipped = found.number, self._guard.skipped
         self._window.extend(np.stack(block.metrics, axis=1)[:n].tolist())
         self._save(block.until(n))
         path = self.run.path / NON_FINITE / f"update-{done + n + 1}.npz"
-        _save_batch(path, jax.tree.map(lambda x: x[n], block.segments))
+        save_batch(path, jax.tree.map(lambda x: x[n], block.segments))
         self._checkpoints.wait()
-        before = f" after {self._skipped} that were left out" if self._skipped else ""
+        before = f" after {skipped} that were left out" if skipped else ""
         raise UserError(
-            f"update {done + n + 1}{before}: the {what} not finite; its batch is in "
+            f"update {done + n + 1}{before}: {found.what} not finite; its batch is in "
             f"{path}, and what came before it is saved; lower optimizer.learning_rate "
             f"or set optimizer.clip.norm in {self.run.path / CONFIG}, and go on "
             f"with jaxlstm resume {self.run.path} --allow-change optimizer"
@@ -286,8 +289,16 @@ class Session:
 
     def _evaluate_all(self, state: TrainState) -> Results:
         """Measures every split, but the validation loss where it is known already."""
+        self._checkpoints.wait()
         update, params = int(state.num_updates), state.params
         best = self._checkpoints.number("best")
+        lowest = min(self._validations, key=lambda line: line["loss"], default=None)
+        if lowest is not None and best != lowest["update"]:
+            folder = self.run.path / CHECKPOINTS
+            raise UserError(
+                f"{folder}/best/{lowest['update']}: is missing, of the lowest "
+                f"validation loss; remove {folder}, and `jaxlstm resume` begins anew"
+            )
         if best is not None and best != update:
             update = best
             params = self._checkpoints.restore_params(params, "best")
@@ -300,23 +311,6 @@ class Session:
             results[split] = self._measure(split, params, update)
             self._write(update, split, results[split])
         return results
-
-
-def _all_finite(tree: PyTree) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-
-
-def _save_batch(path: Path, segment: PyTree) -> None:
-    """Writes the arrays of a segment under the names they have in it."""
-    arrays: dict[str, Any] = {
-        jax.tree_util.keystr(where).lstrip("."): np.asarray(leaf)
-        for where, leaf in jax.tree_util.tree_leaves_with_path(segment)
-    }
-    try:
-        path.parent.mkdir(exist_ok=True)
-        np.savez(path, **arrays)
-    except OSError as error:
-        raise cannot_write(path, error) from None
 
 
 def _figures(line: dict[str, Any]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def test_other_surroundings_are_refused(group, key, was, stopped, command):
     (line,) = command("resume", "stopped").faults
     assert line.startswith(f"stopped: {group}.{key} was {was!r} when the run began")
     assert line.endswith(f"--allow-change {group}.{key}")
-    stopped.check_unchanged([group])
+    stopped.note_changes(stopped.check_unchanged([group]), 5)
     assert load_run("stopped").facts[group][key] != was
 
 
@@ -121,9 +121,12 @@ def test_another_model_is_refused_by_the_leaf(stopped, command):
     assert outcome.code == 2
     assert outcome.faults[0] == (
         "stopped/checkpoints/latest/5: recurrent.layers[0].w_x is float32[2, 12], and "
-        "the config asks for float32[2, 16]; bring the config back to what the run "
-        "began with"
+        "the config asks for float32[2, 16] (and 3 leaves more); bring config.toml "
+        "back to what the run began with"
     )
+    # What was allowed and did not come to pass is not noted.
+    assert load_run("stopped").facts["settings"]["model.hidden_size"] == 3
+    assert "changes" not in load_run("stopped").facts
 
 
 @pytest.mark.slow
@@ -230,9 +233,7 @@ def test_a_manifest_vouches_for_itself(saved):
     manifest["leaves"]["params"]["['w']"] = "float32[6]"
     (path / MANIFEST).write_text(json.dumps(manifest))
     reader = Checkpoints(saved)
-    with pytest.warns(
-        DamagedCheckpoint, match=r"manifest\.json is not what"
-    ):
+    with pytest.warns(DamagedCheckpoint, match=r"manifest\.json is not what"):
         state, _ = reader.restore(state_after(0))
     reader.close()
     assert int(state.num_updates) == 20
