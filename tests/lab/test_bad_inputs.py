@@ -337,8 +337,16 @@ OUT = of(
     ("out is not empty", ["."], ["--out .: is not an empty folder; name another one"]),
     ("out is a run", ["tiny"], ["holds another run; go on with `jaxlstm resume tiny`"]),
     ("out is a pattern", ["a[1]"], ["holds [ ], ", "name another folder"]),
-    ("out is below a file", ["text.txt/x"], ["text.txt is no folder; name another one"]),
-    ("out is below a device", [f"{os.devnull}/x"], ["--out ", " is no folder; name another one"]),
+    (
+        "out is below a file",
+        ["text.txt/x"],
+        ["text.txt is no folder; name another one"],
+    ),
+    (
+        "out is below a device",
+        [f"{os.devnull}/x"],
+        ["--out ", " is no folder; name another one"],
+    ),
     ("out twice", ["a", "--out", "b"], ["--out specified multiple times"]),
 )
 
@@ -499,7 +507,6 @@ DAMAGED += [
                 " is float32[28, 16], and the config asks for",
             ],
             replace("text/config.toml", "hidden_size = 4", "hidden_size = 5"),
-            4,
         ),
         (
             "data changed",
