@@ -103,7 +103,9 @@ def resume(
                 soft_wrap=True,
             )
             return
-        _train(loaded, loaded.check_unchanged(allow_change))
+        changes = loaded.check_unchanged(allow_change)
+        check_memory(loaded.experiment)
+        _train(loaded, changes)
 
 
 @app.command(name="eval")

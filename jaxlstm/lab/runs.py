@@ -109,7 +109,12 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """The resolved config."""
-        folders = [Path(folder) for folder in self.facts["import_path"]]
+        # Nothing is imported from the run itself, which may come from a stranger.
+        folders = [
+            folder
+            for folder in map(Path, self.facts["import_path"])
+            if not folder.resolve().is_relative_to(self.path.resolve())
+        ]
         return load_config(self.path / CONFIG, folders=folders)
 
     @functools.cached_property

@@ -16,6 +16,7 @@ import pytest
 
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.checkpoints import Checkpoints, DamagedCheckpoint
+from jaxlstm.lab.fingerprint import Change, check_changes
 from jaxlstm.lab.lock import RunLock, is_locked
 from jaxlstm.lab.manifest import MANIFEST, make_manifest
 from jaxlstm.lab.signals import Interrupted, StopRequest
@@ -113,6 +114,15 @@ def test_what_is_allowed_has_to_be_there(stopped, command):
             f"--allow-change {key}: is no key of a config and no part of the "
             "fingerprint in run.json; "
         )
+
+
+def test_what_is_allowed_is_named_whole():
+    changes = [Change("train.num_updates_more", 1, 2), Change("train.seed", 1, 2)]
+    with pytest.raises(UserError) as caught:
+        check_changes("run", changes, ["train.num_updates", "train.seed"])
+    (line,) = caught.value.lines
+    assert line.startswith("run: train.num_updates_more was 1 when the run began")
+    check_changes("run", changes, ["train"])
 
 
 def test_another_model_is_refused_by_the_leaf(stopped, command):

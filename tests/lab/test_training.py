@@ -174,6 +174,31 @@ def test_segment_without_weight_changes_nothing():
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_skipped_segment_changes_no_state(num_devices):
+    def segments(start, count):
+        block = source().segments(start, count)
+        block.targets[:, -1] = np.inf
+        return block
+
+    optimizer = optax.apply_if_finite(optax.adam(0.1), 3)
+    trainer = make_trainer(num_devices, optimizer=optimizer, noise=True)
+    trainer = trainer._replace(skips=True)
+    before = trainer.init(jax.random.key(0), B)
+    *_, (after, metrics, _, _) = fit(trainer, before, Source(segments), lambda n: 1, 1)
+    assert not np.isfinite(metrics.loss) and not np.isfinite(metrics.gradient_norm)
+    assert int(after.num_updates) == 1 and int(after.optimizer.notfinite_count) == 1
+    for name in ("params", "estimator"):
+        chex.assert_trees_all_equal(
+            *(jax.tree.map(as_numbers, getattr(x, name)) for x in (after, before))
+        )
+
+
+def as_numbers(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
 def test_weights_of_steps_alone_count_for_every_example(num_devices):
     """[T] weights are alike on all devices; their sum must not be taken for one."""
 
