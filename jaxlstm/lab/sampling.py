@@ -25,6 +25,8 @@ CHUNK = 128
 NOISE_BYTES = 2**24
 # Bytes that the states of all samples, and the random numbers of a step, may take.
 MEMORY = 2**30
+# A prompt may come before it.
+LONGEST = 2**30
 # Symbols of the prompt that one compiled call reads.
 PROMPT_BLOCK = 64
 LINE_FEEDS = {"characters": "\n", "bytes": 10, "words": "<eos>"}
@@ -195,6 +197,13 @@ def sample_text(
         length=length,
         num_samples=num_samples,
     )
+    most = MEMORY // 4 // num_samples
+    if num_samples > 1 and length > most:
+        # All are kept while the first one is shown.
+        raise UserError(
+            f"--length {length}: {num_samples} samples of it do not fit into 1 GiB; "
+            f"use at most {most}, or fewer samples"
+        )
     shown = [] if prompt is None else read.tolist()
     computed: list[np.ndarray] = []
 
@@ -219,6 +228,9 @@ def _check_numbers(options: Sampling, length: int, num_samples: int, seed: int) 
     for name, value in (("--length", length), ("--num-samples", num_samples)):
         if value < 1:
             raise UserError(f"{name} {value}: has to be 1 or more")
+    # Steps are counted in 32 bits.
+    if length > LONGEST:
+        raise UserError(f"--length {length}: has to be at most {LONGEST}")
     if options.greedy and num_samples > 1:
         raise UserError(
             f"--num-samples {num_samples}: would all be the same, for --greedy draws "

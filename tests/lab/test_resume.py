@@ -267,7 +267,7 @@ def test_a_save_that_fails_in_the_background_is_raised(saved, monkeypatch):
         patch.setattr("jaxlstm.lab.checkpoints.write_text", full)
         checkpoints.save(state_after(40), {})
         deadline = time.monotonic() + 30
-        with pytest.raises(UserError, match="latest/40: cannot be saved: .*No space"):
+        with pytest.raises(UserError, match=r"latest/40: cannot be saved: .*No space"):
             while time.monotonic() < deadline:
                 checkpoints.check()
                 time.sleep(0.01)

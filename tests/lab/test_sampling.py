@@ -425,6 +425,12 @@ def test_text_without_a_prompt_starts_after_a_line_feed(vocabulary, start):
         ({"prompt": ""}, '--prompt "": holds no characters; write some, or leave'),
         ({"prompt": "nüé"}, "'ü' (U+00FC) at position 1: not among the 3 characters"),
         ({"length": 0}, "--length 0: has to be 1 or more"),
+        ({"length": 2**40}, "--length 1099511627776: has to be at most 1073741824"),
+        (
+            {"length": 10**9, "num_samples": 2},
+            "--length 1000000000: 2 samples of it do not fit into 1 GiB; use at most "
+            "134217728, or fewer samples",
+        ),
         ({"num_samples": 0}, "--num-samples 0: has to be 1 or more"),
         ({"seed": -1}, "--seed -1: has to be in 0 ... 4294967295"),
         ({"seed": 2**32}, "--seed 4294967296: has to be in 0 ... 4294967295"),
