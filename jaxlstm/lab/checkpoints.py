@@ -12,6 +12,7 @@ short while it was saved, and does not count.
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,6 +113,18 @@ class Checkpoints:
         for step in self._steps("best"):
             if step > update:
                 self._drop("best", step)
+
+    def remove_unfinished(self) -> None:
+        """Removes what is left where saving or dropping a checkpoint was cut short."""
+        for which in get_args(Which):
+            folder = self.folder / which
+            for path in [
+                *folder.glob("*.orbax-checkpoint-tmp*"),
+                *[self._path(which, n) for n in self._steps(which, unfinished=True)],
+            ]:
+                shutil.rmtree(path)
+        for manager in self._managers.values():
+            manager.reload()
 
     def number(self, which: Which) -> int | None:
         """Returns the update that a checkpoint was made after; None without one."""

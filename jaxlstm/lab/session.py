@@ -116,6 +116,7 @@ class Session:
             written = notes["written"]
         done = int(state.num_updates)
         cut_metrics(self.run.path / METRICS, done, written)
+        checkpoints.remove_unfinished()
         checkpoints.drop_best_after(done)
         if (self.run.path / METRICS).is_file():
             self._validations = [
