@@ -60,7 +60,8 @@ def run(
     config
         The config file.
     overrides
-        Values to change, as section.key=value; a value is written as in TOML.
+        Values to change, as section.key=value; a value is written as in TOML, and no
+        value removes the key.
     out
         The run directory to make; by default runs/NAME-TIME.
     """
@@ -97,7 +98,7 @@ def resume(
     loaded = load_run(run)
     with RunLock(run):
         finished = loaded.facts["status"] == "finished"
-        if finished and not loaded.changed_settings:
+        if not loaded.changed_settings(allow_change) and finished:
             console.print(
                 f"{run}: is finished; `jaxlstm eval {run}` shows its figures",
                 soft_wrap=True,
@@ -378,6 +379,10 @@ def main(tokens: list[str] | None = None) -> None:
         # The reader, such as `head`, has had enough. Python would say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    except OSError as error:
+        if error.filename is None:
+            raise
+        lines = (f"{error.filename}: {error.strerror}; name another, or mend it",)
     else:
         return
     for line in lines:

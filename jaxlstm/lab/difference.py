@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.listing import MISSING, print_table, printable
+from jaxlstm.lab.errors import UserError, printable
+from jaxlstm.lab.listing import MISSING, print_table
 from jaxlstm.lab.records import (
     Lines,
     best_line,

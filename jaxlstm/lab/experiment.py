@@ -161,9 +161,13 @@ def _optimizer(
     schedule = make_schedule(
         section.schedule, section.learning_rate, num_updates, updates_per_epoch
     )
-    optimizer = optax.chain(
-        make_clip(section.clip), factory(schedule, **config.optimizer_options)
-    )
+    made = factory(schedule, **config.optimizer_options)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f'[optimizer] name = "{section.name}": does not make an optax '
+            "GradientTransformation"
+        )
+    optimizer = optax.chain(make_clip(section.clip), made)
     if section.skip_non_finite:
         optimizer = optax.apply_if_finite(optimizer, section.skip_non_finite)
     return optimizer

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.errors import UserError, printable
 from jaxlstm.lab.lock import is_locked
 from jaxlstm.lab.records import (
     best_line,
@@ -117,11 +117,6 @@ def print_table(console: Console, table: Table) -> None:
             file=console.file, width=_WITHOUT_END, markup=False, emoji=False
         )
     console.print(table, highlight=False)
-
-
-def printable(text: str) -> str:
-    """Returns a text of which every character can be shown."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _find(folder: Path, depth: int) -> Iterator[Path]:

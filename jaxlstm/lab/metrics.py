@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.files import cannot_write, write_text
@@ -120,7 +120,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yields the whole lines of a file, and what they hold."""
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
         values = _parse(line)
         if values is None:
             raise UserError(
@@ -137,19 +141,27 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(values, dict):
         return None
+    update, split = values.get("update"), values.get("split")
     fits = (
-        type(values.get("update")) is int
-        and isinstance(values.get("split"), str)
+        type(update) is int
+        and 0 <= update < 2**63
+        and isinstance(split, str)
+        and split.isprintable()
         and _is_finite(values.get("loss"))
     )
     return values if fits else None
 
 
-def _refuse(name: str) -> None:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+def _to_float(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_to_float)
 
 
 def _is_finite(value: Any) -> bool:

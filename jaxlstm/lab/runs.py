@@ -46,6 +46,16 @@ CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES, NON_FINITE = (
 PLACES = "source", "python"
 
 
+class Parts(pydantic.BaseModel):
+    """What run.json has to hold of `ModelParts`."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+
+    input_size: pydantic.PositiveInt
+    output_size: pydantic.PositiveInt
+    symbols: bool = False
+
+
 class Facts(pydantic.BaseModel):
     """What run.json has to hold for a run to be read back."""
 
@@ -54,7 +64,7 @@ class Facts(pydantic.BaseModel):
     status: str
     config: str
     import_path: list[str]
-    parts: dict[str, int | bool]
+    parts: Parts
     data: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -91,19 +101,16 @@ class Run:
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             Facts.model_validate(facts)
-            ModelParts(**facts["parts"])
         except pydantic.ValidationError as error:
             key = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise UserError(
                 f"{path}: is damaged{key and f': {key} is missing or wrong'}; bring "
                 "back what it held"
             ) from None
-        except TypeError:
-            raise UserError(
-                f"{path}: is damaged: parts is wrong; bring back what it held"
-            ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not JSON: {error}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         return facts
 
     @functools.cached_property
@@ -193,11 +200,19 @@ class Run:
         self.facts.update(facts)
         write_text(self.path / FACTS, format_facts(self.facts))
 
+    def changed_settings(self, allowed: Sequence[str] = ()) -> list[Change]:
+        """Returns keys of config.toml that are not what they were when the run began.
+
+        Raises:
+          UserError: what is allowed to have changed is no part of the fingerprint.
+        """
+        check_allowed(allowed, self._fingerprint)
+        return find_changes(self._fingerprint, {"settings": settings(self.config)})
+
     @property
-    def changed_settings(self) -> list[Change]:
-        """Keys of config.toml that are not what they were when the run began."""
-        now = {"settings": settings(self.config)}
-        return find_changes(self.facts, now)
+    def _fingerprint(self) -> dict[str, dict[str, Any]]:
+        groups = "settings", "versions", "flags", "devices"
+        return {name: self.facts[name] for name in groups}
 
     def check_unchanged(self, allowed: Sequence[str] = ()) -> list[Change]:
         """Compares the fingerprint with what there is now, before a run goes on.
@@ -211,7 +226,7 @@ class Run:
         Raises:
           UserError: something else has changed, a line for each.
         """
-        began = {name: self.facts[name] for name in (*software(self.config), "devices")}
+        began = self._fingerprint
         check_allowed(allowed, began)
         changes = find_changes(began, software(self.config))
         check_changes(str(self.path), changes, allowed)

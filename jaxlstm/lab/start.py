@@ -29,8 +29,13 @@ def choose_folder(config: Config, out: Path | None) -> Path:
         folder = Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         _check_path(folder)
         return folder
-    _check_path(out)
-    _check_empty(out)
+    try:
+        str(out).encode()
+        _check_path(out)
+        _check_empty(out)
+    except (OSError, ValueError, RuntimeError) as error:
+        # Too long, a link to itself, not UTF-8, or with a NUL in it.
+        raise UserError(f"--out {out}: no name for a folder: {error}") from None
     return out
 
 

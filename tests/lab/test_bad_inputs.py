@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import pytest
 
 from jaxlstm.lab import commands
@@ -322,6 +323,11 @@ NAMES = [
             ["optimizer.name=shutil:copy"],
             ["takes (src, dst", NAMED],
         ),
+        (
+            "optimizer of another kind",
+            ["optimizer.name=collections:ChainMap"],
+            ['"collections:ChainMap": does not make an optax GradientTransformation'],
+        ),
     ),
     module("syntax", "def f(:\n", "bad_module.py:1: SyntaxError: ", "; mend it"),
     module("raises", "\nraise ValueError('no')", "bad_module.py:2: ValueError: no; "),
@@ -348,6 +354,9 @@ OUT = of(
         ["--out ", " is no folder; name another one"],
     ),
     ("out twice", ["a", "--out", "b"], ["--out specified multiple times"]),
+    ("out is long", [300 * "a"], ["no name for a folder: ", "File name too long"]),
+    ("out is no text", ["\udcff"], ["no name for a folder: ", "surrogates not allow"]),
+    ("out has a NUL", ["a\0b"], ["no name for a folder: ", "null"]),
 )
 
 DATA = of(
@@ -448,7 +457,7 @@ DAMAGED = [
         (
             "run.json of other parts",
             [],
-            ["text/run.json: is damaged: parts is wrong", SET_BACK],
+            ["text/run.json: is damaged: parts.input_size is missing", SET_BACK],
             facts("text", parts={"size": 3}),
         ),
         (
@@ -488,6 +497,47 @@ DAMAGED += [
 ]
 
 DAMAGED += [
+    *of(
+        "resume text",
+        (
+            "allowance of nothing",
+            ["--allow-change", "model.hiden_size"],
+            ["--allow-change model.hiden_size: is no key", "did you mean model.hidden"],
+        ),
+        ("allowance without", ["--allow-change"], ["requires an argument"]),
+        (
+            "another seed",
+            [],
+            ["text: seed was 0 when the run began and is 1; bring", "change seed"],
+            replace("text/config.toml", "seed = 0", "seed = 1"),
+        ),
+        (
+            "another version",
+            [],
+            ["text: versions.jax was '0' when the run began", "versions.jax"],
+            several(
+                facts("text", status="stopped"),
+                replace("text/run.json", f'"jax": "{jax.__version__}"', '"jax": "0"'),
+            ),
+        ),
+        (
+            "run.json nested",
+            [],
+            ["text/run.json: not JSON: "],
+            write("text/run.json", 100_000 * "["),
+        ),
+        (
+            "run.json of negative sizes",
+            [],
+            ["text/run.json: is damaged: parts.input_size is missing or wrong"],
+            facts("text", parts={"input_size": -1, "output_size": 1}),
+        ),
+    ),
+    *[
+        row
+        for command in ("resume", "eval", "plot", "sample", "list", "diff tiny")
+        for row in of(command, ("long name", [300 * "a"], ["File name too long"]))
+    ],
     *of(
         "eval text",
         ("split", ["--split", "tests"], ["split 'tests': the task has train, valid"]),

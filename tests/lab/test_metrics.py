@@ -106,6 +106,24 @@ def test_what_is_not_finite_is_null(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"update": -1, "split": "train", "loss": 1.0}',
+        '{"update": 9223372036854775808, "split": "train", "loss": 1.0}',
+        '{"update": true, "split": "train", "loss": 1.0}',
+        '{"update": 1, "split": "tr\\ud800n", "loss": 1.0}',
+        '{"update": 1, "split": "train", "loss": 1.0, "gradient_norm": 1e999}',
+        "[" * 100_000,
+    ],
+)
+def test_lines_that_nobody_wrote(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(UserError, match="line 1 is not a JSON object with update"):
+        read_metrics(path)
+
+
 @pytest.mark.parametrize("loss", ["NaN", "Infinity", "1e999", "true", "1" + 400 * "0"])
 def test_losses_that_are_no_numbers(loss, tmp_path):
     path = tmp_path / "metrics.jsonl"
