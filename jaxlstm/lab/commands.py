@@ -307,10 +307,10 @@ def _train(run: Run, changes: Sequence[Change] | None) -> None:
       run: the run.
       changes: of its fingerprint since it was last trained; None at its beginning.
     """
-    began = time.perf_counter()
+    began, before = time.perf_counter(), run.facts.get("seconds", 0.0)
 
     def seconds() -> float:
-        return round(run.facts.get("seconds", 0.0) + time.perf_counter() - began, 1)
+        return round(before + time.perf_counter() - began, 1)
 
     try:
         with StopRequest() as request:
@@ -321,7 +321,7 @@ def _train(run: Run, changes: Sequence[Change] | None) -> None:
             took = time.perf_counter() - began
             # What is left is quickly done again: nothing of it has to be saved.
             request.raise_at_once()
-            session.finish(results, took)
+            session.finish(results, seconds())
     except Interrupted as interrupted:
         run.note(status="stopped", seconds=seconds())
         console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)

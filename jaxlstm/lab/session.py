@@ -99,8 +99,7 @@ class Session:
     def finish(self, results: Results, seconds: float) -> None:
         """Draws pictures, writes samples and README, notes that the run is finished."""
         files = draw_run(self.run)
-        before = self.run.facts.get("seconds", 0.0)
-        self.run.note(seconds=round(before + seconds, 1))
+        self.run.note(seconds=seconds)
         if self.run.vocabulary is not None:
             write_samples(self.run, self.run.path / SAMPLES)
         write_readme(self.run, results, files)
