@@ -87,7 +87,7 @@ def test_interface(member, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     saved = TrainState(params, {}, second, jnp.asarray(3))
     checkpoints.save(jax.tree.map(jnp.asarray, saved))
-    restored = checkpoints.restore(saved._replace(estimator=state))
+    restored, _ = checkpoints.restore(saved._replace(estimator=state))
     checkpoints.close()
     from_restored, _ = estimate(params, restored.estimator, single(make_segment(1)))
     chex.assert_trees_all_equal(from_restored, again)

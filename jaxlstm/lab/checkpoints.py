@@ -218,6 +218,7 @@ class Checkpoints:
 
     def _find(self, which: Which, *, put_aside: bool = False) -> int:
         """Returns the youngest step whose files are those that were saved."""
+        self.wait()
         steps = self._steps(which)
         wrong = {}
         for step in reversed(steps):

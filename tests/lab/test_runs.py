@@ -409,7 +409,7 @@ def test_a_checkpoint_that_was_cut_short_does_not_count(undisturbed, config, com
         (None, ""),
         ({"import_path": 3}, ": import_path is missing or wrong"),
         ({"parts": {}}, r": parts\.input_size is missing or wrong"),
-        ({"parts": {"symbols": "a"}}, r": parts\.symbols"),
+        ({"parts": {"input_size": 1, "output_size": 1, "symbols": 2}}, r": parts\.sym"),
         ({"data": None}, ": data is missing or wrong"),
         ({"status": 1}, ": status is missing or wrong"),
     ],
