@@ -11,7 +11,8 @@ short while it was saved, and does not count.
 """
 
 import json
-import logging
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -33,11 +34,9 @@ from jaxlstm.lab.manifest import (
     find_damage,
     make_manifest,
 )
+from jaxlstm.lab.quiet import one_error
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
-
-# What is wrong with a checkpoint is found before orbax finds it.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 Which = Literal["best", "latest"]
 
@@ -65,20 +64,22 @@ class Checkpoints:
     Attributes:
       folder: where they lie.
       keep: how many of the latest are kept; None to read only.
+      run: what the run is known by. Checkpoints of another one are not believed.
     """
 
-    def __init__(self, folder: Path, *, keep: int | None = None):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int | None = None, run: str = ""):
+        self.folder, self.keep, self.run = folder, keep, run
         self._managers: dict[str, ocp.CheckpointManager] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._saving: Future[None] | None = None
 
-    def save(self, state: TrainState, notes: Any = None) -> None:
+    def save(self, state: TrainState, notes: Any = None, *, prune: bool = True) -> None:
         """Saves a state among the latest ones, unless it has been.
 
         Args:
           state: what training goes on from. Its buffers must not be given away.
           notes: what else goes with it, as JSON.
+          prune: whether those go that are too many.
 
         Raises:
           UserError: this or an earlier one cannot be saved.
@@ -88,7 +89,9 @@ class Checkpoints:
         if step not in self._steps("latest"):
             rest = state._replace(params=())
             items = {PARAMS: state.params, TRAINING: rest}
-            self._saving = self._writer.submit(self._save, "latest", step, items, notes)
+            self._saving = self._writer.submit(
+                self._save, "latest", step, items, notes, prune=prune
+            )
 
     def save_best(self, params: PyTree, update: int) -> None:
         """Saves parameters in place of the best ones so far."""
@@ -145,14 +148,14 @@ class Checkpoints:
         Raises:
           UserError: there is none, or it does not fit the template.
         """
-        step = self._find("latest", put_aside=put_aside)
         rest = template._replace(params=())
-        items = self._restore("latest", step, {PARAMS: template.params, TRAINING: rest})
+        templates = {PARAMS: template.params, TRAINING: rest}
+        step, items = self._read("latest", templates, put_aside=put_aside)
         notes = json.loads((self._path("latest", step) / NOTES).read_text())
         return items[TRAINING]._replace(params=items[PARAMS]), notes
 
-    def restore_params(self, template: PyTree, which: Which) -> PyTree:
-        """Returns the parameters of a checkpoint, bound to no device.
+    def restore_params(self, template: PyTree, which: Which) -> tuple[PyTree, int]:
+        """Returns the parameters of a checkpoint, bound to no device, and its update.
 
         Args:
           template: shapes and dtypes.
@@ -165,9 +168,9 @@ class Checkpoints:
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template
         )
-        params = self._restore(which, self._find(which), {PARAMS: template})[PARAMS]
+        step, items = self._read(which, {PARAMS: template})
         # Not bound to that device: they may serve on several as well.
-        return jax.tree.map(jnp.asarray, jax.device_get(params))
+        return jax.tree.map(jnp.asarray, jax.device_get(items[PARAMS])), step
 
     def close(self) -> None:
         """Waits for what is under way, whatever comes of it."""
@@ -186,7 +189,13 @@ class Checkpoints:
         )
 
     def _save(
-        self, which: Which, step: int, items: dict[str, PyTree], notes: Any
+        self,
+        which: Which,
+        step: int,
+        items: dict[str, PyTree],
+        notes: Any,
+        *,
+        prune: bool = True,
     ) -> None:
         path = self._path(which, step)
         try:
@@ -195,26 +204,52 @@ class Checkpoints:
             for old in manager.all_steps():
                 if old == step or old not in self._steps(which):
                     manager.delete(old)
-            manager.save(step, args=_composite(ocp.args.StandardSave, items))
+            with one_error():
+                manager.save(step, args=_composite(ocp.args.StandardSave, items))
             write_text(path / NOTES, json.dumps(notes))
             for written in [*path.rglob("*"), path, path.parent]:
                 sync(written)
-            write_text(path / MANIFEST, make_manifest(path, items))
-            keep = self.keep if which == "latest" else 1
-            # Not by orbax, which does not know that this one counts only from here on.
-            for old in self._steps(which)[: -(keep or 1)]:
-                self._drop(which, old)
+            write_text(path / MANIFEST, make_manifest(path, items, self.run))
+            if prune:
+                self._prune()
         except (OSError, ValueError, UserError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
+            reason = str(error).strip().splitlines()[0]
+            code = re.search(r"os_error_code='(\d+)'", reason)
+            reason = os.strerror(int(code[1])) if code else reason[:200]
             raise UserError(
                 f"{path}: cannot be saved: {reason}; the checkpoint before it is "
                 "kept: make room, and go on with `jaxlstm resume`"
             ) from error
 
+    def _prune(self) -> None:
+        """Drops what nobody needs. Orbax does not know what counts."""
+        latest, best = self._steps("latest"), self._steps("best")
+        for old in latest[: -(self.keep or 1)]:
+            self._drop("latest", old)
+        # Of each checkpoint that a run may go on from, the best one until then.
+        oldest = min(latest[-(self.keep or 1) :], default=-1)
+        for old, newer in zip(best, best[1:], strict=False):
+            if newer <= oldest:
+                self._drop("best", old)
+
     def _drop(self, which: Which, step: int) -> None:
         # From here on it does not count: half of it may be left if this is cut short.
         (self._path(which, step) / MANIFEST).unlink()
         self._manager(which).delete(step)
+
+    def _read(
+        self, which: Which, templates: dict[str, PyTree], *, put_aside: bool = False
+    ) -> tuple[int, Any]:
+        """Returns the youngest step that is as it was saved, and its items."""
+        while True:
+            step = self._find(which, put_aside=put_aside)
+            try:
+                return step, self._restore(which, step, templates)
+            except (UserError, OSError):
+                if (self._path(which, step) / MANIFEST).exists():
+                    raise
+                # Who trains has dropped it meanwhile, for a younger one.
+                self._managers.pop(which).close()
 
     def _find(self, which: Which, *, put_aside: bool = False) -> int:
         """Returns the youngest step whose files are those that were saved."""
@@ -223,23 +258,28 @@ class Checkpoints:
         wrong = {}
         for step in reversed(steps):
             path = self._path(which, step)
-            damage = find_damage(path)
+            damage = find_damage(path, self.run)
             if damage is None:
                 break
+            if not (path / MANIFEST).exists():
+                # Who trains has dropped it meanwhile, for a younger one.
+                return self._find(which, put_aside=put_aside)
             wrong[path] = damage
         else:
             if not steps:
                 raise UserError(
                     f"{self.folder}: holds no checkpoint; `jaxlstm resume` begins anew"
                 )
-            path, damage = next(iter(wrong.items()))
             other = (
                 "--checkpoint latest takes the latest one"
                 if which == "best"
-                else "remove it, and `jaxlstm resume` begins anew"
+                else f"remove {self.folder}, and `jaxlstm resume` begins anew"
             )
             raise UserError(
-                f"{path}: is damaged: {damage}; there is none before it: {other}"
+                *[
+                    f"{path}: is damaged: {damage}; there is none left to take: {other}"
+                    for path, damage in wrong.items()
+                ]
             )
         cut_short = [
             self._path(which, young)
@@ -247,11 +287,11 @@ class Checkpoints:
             if young > step
         ]
         for path, damage in wrong.items():
-            _warn(f"{path}: is damaged: {damage}; the one before it is taken, {step}")
+            warn(f"{path}: is damaged: {damage}; the one before it is taken, {step}")
             if put_aside:
                 _put_aside(path, self.folder / "damaged")
         for path in cut_short if put_aside else ():
-            _warn(f"{path}: was cut short; the one before it is taken, {step}")
+            warn(f"{path}: was cut short; the one before it is taken, {step}")
         return step
 
     def _manager(self, which: Which) -> ocp.CheckpointManager:
@@ -283,7 +323,8 @@ class Checkpoints:
             raise UserError(f"{path}: cannot be restored: {reason[:200]}") from error
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Warns that a run goes on from less than it had."""
     warnings.warn(message, DamagedCheckpoint, stacklevel=4)
 
 

@@ -9,6 +9,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from jaxlstm.lab.files import write_text
 from jaxlstm.lab.runs import SAMPLES, Run
 from jaxlstm.model import count_parameters
 
@@ -88,7 +89,7 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
         "",
         *_samples(run),
     ]
-    (run.path / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(run.path / "README.md", "\n".join(lines))
 
 
 def _why(run: Run) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxlstm.lab.draws import Sampling, draw_noise
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.files import write_text
 from jaxlstm.lab.runs import VOCABULARY, Run
 from jaxlstm.lab.task import Task
 from jaxlstm.lab.vocabulary import Vocabulary
@@ -295,4 +296,4 @@ def write_samples(run: Run, path: Path) -> None:
     for title, (options, num_samples) in ways.items():
         text = sample_text(run, options, length=300, num_samples=num_samples, seed=seed)
         pieces += [f"=== {title} ===\n", *text, "\n"]
-    path.write_text("".join(pieces), encoding="utf-8")
+    write_text(path, "".join(pieces))
