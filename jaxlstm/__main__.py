@@ -7,6 +7,8 @@ def main() -> None:
     """Runs the laboratory's command line, if the laboratory is installed."""
     try:
         from jaxlstm.lab import commands
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "jaxlstm":
             raise

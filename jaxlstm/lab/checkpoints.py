@@ -10,6 +10,7 @@ many a flipped bit, and another dtype, without a word. A checkpoint without it w
 short while it was saved, and does not count.
 """
 
+import itertools
 import json
 import os
 import re
@@ -133,6 +134,21 @@ class Checkpoints:
         """Returns the update that a checkpoint was made after; None without one."""
         return max(self._steps(which), default=None)
 
+    def find_best(self) -> int | None:
+        """Returns the update of the best checkpoint that is as it was saved.
+
+        What is damaged is put aside with a warning.
+        """
+        if not self._steps("best"):
+            return None
+        try:
+            return self._find("best", put_aside=True)
+        except UserError as error:
+            warn(str(error))
+            for step in self._steps("best"):
+                _put_aside(self._path("best", step), self.folder / "damaged")
+            return None
+
     def restore(
         self, template: TrainState, *, put_aside: bool = False
     ) -> tuple[TrainState, Any]:
@@ -228,7 +244,7 @@ class Checkpoints:
             self._drop("latest", old)
         # Of each checkpoint that a run may go on from, the best one until then.
         oldest = min(latest[-(self.keep or 1) :], default=-1)
-        for old, newer in zip(best, best[1:], strict=False):
+        for old, newer in itertools.pairwise(best):
             if newer <= oldest:
                 self._drop("best", old)
 

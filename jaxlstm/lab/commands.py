@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 
 import jax
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 import jaxlstm
 from jaxlstm.lab.cache import keep_compiled
@@ -29,6 +28,7 @@ from jaxlstm.lab.lock import RunLock
 from jaxlstm.lab.memory import check_memory, out_of_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
+from jaxlstm.lab.progress import Terminal
 from jaxlstm.lab.report import print_results
 from jaxlstm.lab.runs import CONFIG, PLOTS, Run, load_run
 from jaxlstm.lab.sampling import Sampling, sample_text
@@ -43,7 +43,7 @@ app = App(
     help="Trains recurrent nets from config files.",
     help_format="plaintext",
 )
-console = Console(markup=False, emoji=False)
+console = Terminal(markup=False, emoji=False)
 
 
 @app.command

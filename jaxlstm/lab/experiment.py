@@ -12,7 +12,7 @@ from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.memory import check_sizes
-from jaxlstm.lab.optimizers import OPTIMIZERS, make_clip, make_schedule
+from jaxlstm.lab.optimizers import OPTIMIZERS, apply_all, make_clip, make_schedule
 from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
 from jaxlstm.lab.training import Trainer
@@ -169,5 +169,5 @@ def _optimizer(
         )
     optimizer = optax.chain(make_clip(section.clip), made)
     if section.skip_non_finite:
-        optimizer = optax.apply_if_finite(optimizer, section.skip_non_finite)
-    return optimizer
+        return optax.apply_if_finite(optimizer, section.skip_non_finite)
+    return apply_all(optimizer)

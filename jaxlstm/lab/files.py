@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def write_text(path: Path, text: str) -> None:
         os.replace(replacement, path)
         sync(path.parent)
     except OSError as error:
-        replacement.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            replacement.unlink()
         raise cannot_write(path, error) from None
 
 

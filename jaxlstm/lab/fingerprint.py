@@ -23,6 +23,8 @@ _WITHOUT_EFFECT = "checkpoint.", "logging.tensorboard", "train.updates_per_call"
 _FLAGS = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
+    "jax_disable_jit",
+    "jax_numpy_dtype_promotion",
     "jax_threefry_partitionable",
 )
 
@@ -67,6 +69,9 @@ def software(config: Config) -> Facts:
         "flags": {
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
             **{name: jax.config.values[name] for name in _FLAGS},
+            # A config of float64 switches it on by itself.
+            "jax_enable_x64": config.sections.model.dtype == "float64"
+            or jax.config.values["jax_enable_x64"],
         },
     }
 
@@ -122,6 +127,12 @@ def check_changes(
         for change in changes
         if not any(f"{change.key}.".startswith(f"{key}.") for key in allowed)
     ]
+    if len(refused) > 9:
+        keys = ", ".join(change.key for change in refused[:5])
+        raise UserError(
+            f"{where}: {len(refused)} keys are not what they were when the run began, "
+            f"among them {keys}; bring back its config.toml and run.json"
+        )
     if refused:
         raise UserError(
             *[

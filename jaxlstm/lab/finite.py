@@ -38,21 +38,33 @@ class Guard:
     def check(self, block: Block) -> None:
         """Raises NotFinite at the first update that should have been left out."""
         loss, _, norm = block.metrics
-        # Finite gradients may still make too large a step.
-        overflowed = not _all_finite(block.state.params)
+        found, before = None, []
         for n in range(len(loss)):
+            before.append(self.skipped)
             if np.isfinite(loss[n]) and np.isfinite(norm[n]):
                 self.skipped = 0
-                if overflowed and not _all_finite(block.until(n + 1).params):
-                    raise NotFinite(n, "the parameters after it are")
-            elif np.isfinite(norm[n]):
+            elif np.isfinite(norm[n]) or self.skipped == self.most:
                 # The optimizer leaves out gradients alone.
-                raise NotFinite(n, "the loss is")
-            elif self.skipped == self.most:
                 name = "gradient" if np.isfinite(loss[n]) else "loss"
-                raise NotFinite(n, f"the {name} is")
+                found = NotFinite(n, f"the {name} is")
+                break
             else:
                 self.skipped += 1
+        last = found.number if found else len(loss)
+        state = block.until(last) if found else block.state
+        if not _all_finite(state.params):
+            # Finite gradients made too large a step. Once not finite, always so.
+            finite = 0
+            while last - finite > 1:
+                middle = (finite + last) // 2
+                if _all_finite(block.until(middle).params):
+                    finite = middle
+                else:
+                    last = middle
+            self.skipped = before[finite]
+            found = NotFinite(finite, "the parameters after it are")
+        if found:
+            raise found
 
 
 def save_batch(path: Path, segment: PyTree) -> None:

@@ -14,9 +14,16 @@ from jaxlstm.types import PyTree
 MANIFEST = "manifest.json"
 
 
-def make_manifest(path: Path, items: dict[str, PyTree]) -> str:
-    """Returns what is written beside a checkpoint, with a hash of itself."""
+def make_manifest(path: Path, items: dict[str, PyTree], run: str = "") -> str:
+    """Returns what is written beside a checkpoint, with a hash of itself.
+
+    Args:
+      path: of the checkpoint.
+      items: what it holds.
+      run: what its run is known by.
+    """
     content: dict[str, Any] = {
+        "run": run,
         "update": int(path.name),
         "files": _hash_files(path),
         "leaves": {item: describe_leaves(tree) for item, tree in items.items()},
@@ -28,8 +35,8 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def find_damage(path: Path) -> str | None:
-    """Returns what is not as it was saved, or None."""
+def find_damage(path: Path, run: str = "") -> str | None:
+    """Returns what is not as it was saved by a run, or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         digest = manifest.pop("sha256")
@@ -37,6 +44,8 @@ def find_damage(path: Path) -> str | None:
             return f"{MANIFEST} is not what was written"
         if manifest["update"] != int(path.name):
             return f"{MANIFEST} is that of update {manifest['update']}"
+        if manifest["run"] != run:
+            return "another run has saved it"
         expected = manifest["files"]
     except (ValueError, KeyError, AttributeError, OSError, RecursionError):
         return f"{MANIFEST} is not what was written"

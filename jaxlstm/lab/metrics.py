@@ -1,5 +1,6 @@
 """Metrics: JSON lines always, TensorBoard if asked for."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.files import cannot_write, write_text
 
@@ -169,6 +171,18 @@ def _is_finite(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:
         return False
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """Returns how long a file is, and its hash."""
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+
+
+def starts_with(path: Path, written: dict[str, Any]) -> bool:
+    """Returns whether a file begins with what was measured by `measure`."""
+    data = path.read_bytes() if path.is_file() else b""
+    begin = data[: written["bytes"]]
+    return hashlib.sha256(begin).hexdigest() == written["sha256"]
 
 
 def cut_metrics(path: Path, update: int, written: int | None = None) -> None:

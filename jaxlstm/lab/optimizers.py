@@ -1,7 +1,7 @@
 """Optimizers, schedules and clipping, by optax."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import optax
 from pydantic import Field
@@ -133,3 +133,16 @@ def make_clip(section: ClipSection) -> optax.GradientTransformation:
         optax.identity() if value is None else optax.clip(value),
         optax.identity() if norm is None else optax.clip_by_global_norm(norm),
     )
+
+
+def apply_all(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns an optimizer with the state of `optax.apply_if_finite`, but not its test.
+
+    So a run can be gone on with under another `skip_non_finite`.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, inner_state = inner.update(updates, state.inner_state, params)
+        return updates, state._replace(inner_state=inner_state)
+
+    return optax.GradientTransformation(optax.apply_if_finite(inner, 1).init, update)

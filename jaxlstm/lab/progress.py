@@ -1,8 +1,10 @@
 """Progress on the terminal, or as plain lines where there is none."""
 
+import contextlib
+import os
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +16,26 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 2.0
+
+
+class Terminal(Console):
+    """A console that falls silent where nobody reads any more.
+
+    A pipe whose reader has ended, or a terminal that was closed, ends no run.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Says nothing more."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints, if there is still somebody to read it."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
 
 
 class Meter:
@@ -53,7 +75,8 @@ class Meter:
     ) -> None:
         """Ends the display."""
         if self._progress:
-            self._progress.stop()
+            with contextlib.suppress(OSError):
+                self._progress.stop()
 
     def compiled(self) -> None:
         """Notes that all is compiled: the rate is counted from here on."""

@@ -5,7 +5,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import pydantic
@@ -61,7 +61,8 @@ class Facts(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True, extra="allow")
 
-    status: str
+    id: str
+    status: Literal["running", "finished", "stopped", "failed"]
     config: str
     import_path: list[str]
     parts: Parts
@@ -70,7 +71,8 @@ class Facts(pydantic.BaseModel):
     versions: dict[str, str]
     flags: dict[str, Any]
     devices: dict[str, Any]
-    seconds: float = 0.0
+    updates: pydantic.NonNegativeInt = 0
+    seconds: pydantic.NonNegativeFloat = 0.0
 
 
 class Run:
@@ -173,12 +175,18 @@ class Run:
     @property
     def update(self) -> int | None:
         """How many updates had been made where the parameters were saved."""
+        if "_restored" in vars(self):
+            return self._restored[1]
         with self._checkpoints() as checkpoints:
             return checkpoints.number(self._which(checkpoints))
 
-    @functools.cached_property
+    @property
     def params(self) -> ModelParams:
         """The parameters of the checkpoint, on the first device alone."""
+        return self._restored[0]
+
+    @functools.cached_property
+    def _restored(self) -> tuple[ModelParams, int]:
         with self._checkpoints() as checkpoints:
             shapes = jax.eval_shape(self.model.init, jax.random.key(0))
             return checkpoints.restore_params(shapes, self._which(checkpoints))
@@ -189,7 +197,8 @@ class Run:
         return read_metrics(self.path / METRICS)
 
     def _checkpoints(self) -> contextlib.closing[Checkpoints]:
-        return contextlib.closing(Checkpoints(self.path / CHECKPOINTS))
+        checkpoints = Checkpoints(self.path / CHECKPOINTS, run=self.facts["id"])
+        return contextlib.closing(checkpoints)
 
     def _which(self, checkpoints: Checkpoints) -> Which:
         kept = checkpoints.number("best") is not None

@@ -10,11 +10,18 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxlstm.lab.checkpoints import Checkpoints
+from jaxlstm.lab.checkpoints import Checkpoints, warn
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.finite import Guard, NotFinite, save_batch
-from jaxlstm.lab.metrics import JsonLines, TensorBoard, Writer, cut_metrics
+from jaxlstm.lab.metrics import (
+    JsonLines,
+    TensorBoard,
+    Writer,
+    cut_metrics,
+    measure,
+    starts_with,
+)
 from jaxlstm.lab.plots import draw_run
 from jaxlstm.lab.progress import Meter
 from jaxlstm.lab.report import write_readme
@@ -47,7 +54,9 @@ class Session:
         self._seconds_between = 60 * sections.checkpoint.every_minutes
         self._guard = Guard(sections.optimizer.skip_non_finite)
         self._checkpoints = Checkpoints(
-            run.path / CHECKPOINTS, keep=sections.checkpoint.keep
+            run.path / CHECKPOINTS,
+            keep=sections.checkpoint.keep,
+            run=run.facts["id"],
         )
         # Loss, weight and norm of each update since the last line of training loss.
         self._window: list[Sequence[float]] = []
@@ -79,8 +88,7 @@ class Session:
             if changes:
                 run.note_changes(changes, done)
                 for key, was, now in changes:
-                    text = f"{run.path}: {key} is now {now}, and was {was}"
-                    self.console.print(text, highlight=False, soft_wrap=True)
+                    self._say(f"{run.path}: {key} is now {now}, and was {was}")
             self._writers = [JsonLines(run.path / METRICS)]
             if run.config.sections.logging.tensorboard:
                 self._writers.append(TensorBoard(run.path / "tensorboard", done))
@@ -107,17 +115,26 @@ class Session:
 
     def _restore(self) -> TrainState:
         """Returns the state to go on from, and takes back what was written since."""
-        state, checkpoints, written = self.run.template, self._checkpoints, 0
-        # Without a checkpoint a run goes on from its beginning.
+        state, checkpoints = self.run.template, self._checkpoints
+        written, metrics = None, self.run.path / METRICS
         if checkpoints.number("latest") is not None:
             state, notes = checkpoints.restore(state, put_aside=True)
             self._window, self._guard.skipped = notes["window"], notes["skipped"]
             written = notes["written"]
+        else:
+            self._say(f"{checkpoints.folder}: holds no checkpoint; the run begins anew")
         done = int(state.num_updates)
-        cut_metrics(self.run.path / METRICS, done, written)
+        whole = written is None or starts_with(metrics, written)
+        if not whole:
+            warn(
+                f"{metrics}: is not what it was after update {done}; the best "
+                "checkpoint and patience follow what is left of it"
+            )
+        known = written["bytes"] if written and whole else None
+        cut_metrics(metrics, done, known)
         checkpoints.remove_unfinished()
         checkpoints.drop_best_after(done)
-        if (self.run.path / METRICS).is_file():
+        if metrics.is_file():
             self._validations = [
                 line for line in self.run.metrics if line["split"] == "validation"
             ]
@@ -129,6 +146,7 @@ class Session:
         if self._wants_evaluation(done):
             # The signal came while it was under way.
             self._evaluate(state, done, meter)
+            self.request.check()
         if self._out_of_patience():
             self._log(done, meter)
             return state
@@ -186,16 +204,16 @@ class Session:
         nexts = [(done // every + 1) * every for every in self._every.values() if every]
         return max(done, min([*nexts, self.run.experiment.num_updates]))
 
-    def _save(self, state: TrainState) -> None:
+    def _save(self, state: TrainState, *, prune: bool = True) -> None:
         # What the checkpoint says was measured must outlast it.
         for writer in self._writers:
             writer.sync()
         notes = {
             "window": self._window,
             "skipped": self._guard.skipped,
-            "written": (self.run.path / METRICS).stat().st_size,
+            "written": measure(self.run.path / METRICS),
         }
-        self._checkpoints.save(state, json.loads(json.dumps(notes)))
+        self._checkpoints.save(state, json.loads(json.dumps(notes)), prune=prune)
 
     def _end_at(self, block: Block, done: int, found: NotFinite) -> NoReturn:
         """Saves the state before an update and the batch of it, and says what is wrong.
@@ -205,19 +223,32 @@ class Session:
           done: updates before the block.
           found: at which of its updates, and what.
         """
-        n, skipped = found.number, self._guard.skipped
+        n, skipped, run = found.number, self._guard.skipped, self.run.path
         self._window.extend(np.stack(block.metrics, axis=1)[:n].tolist())
-        self._save(block.until(n))
-        path = self.run.path / NON_FINITE / f"update-{done + n + 1}.npz"
+        self._checkpoints.wait()
+        before = self._checkpoints.number("latest")
+        # It may be ruined already: none of those before it goes for it.
+        self._save(block.until(n), prune=False)
+        path = run / NON_FINITE / f"update-{done + n + 1}.npz"
         save_batch(path, jax.tree.map(lambda x: x[n], block.segments))
         self._checkpoints.wait()
-        before = f" after {skipped} that were left out" if skipped else ""
-        raise UserError(
-            f"update {done + n + 1}{before}: {found.what} not finite; its batch is in "
-            f"{path}, and what came before it is saved; lower optimizer.learning_rate "
-            f"or set optimizer.clip.norm in {self.run.path / CONFIG}, and go on "
-            f"with jaxlstm resume {self.run.path} --allow-change optimizer"
+        left_out = f" after {skipped} that were left out" if skipped else ""
+        saved = run / CHECKPOINTS / "latest" / str(done + n)
+        earlier = (
+            f"; to go on from update {before}, remove {saved} first"
+            if before not in (None, done + n)
+            else ""
         )
+        raise UserError(
+            f"update {done + n + 1}{left_out}: {found.what} not finite; its batch is "
+            f"in {path}, and the state before it is saved; lower "
+            "optimizer.learning_rate, or set optimizer.clip.norm or "
+            f"optimizer.skip_non_finite, in {run / CONFIG}, and go on with jaxlstm "
+            f"resume {run} --allow-change optimizer{earlier}"
+        )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _write(self, update: int, split: str, values: dict[str, Any]) -> None:
         for writer in self._writers:
@@ -291,17 +322,16 @@ class Session:
         """Measures every split, but the validation loss where it is known already."""
         self._checkpoints.wait()
         update, params = int(state.num_updates), state.params
-        best = self._checkpoints.number("best")
+        best = self._checkpoints.find_best()
         lowest = min(self._validations, key=lambda line: line["loss"], default=None)
         if lowest is not None and best != lowest["update"]:
-            folder = self.run.path / CHECKPOINTS
-            raise UserError(
-                f"{folder}/best/{lowest['update']}: is missing, of the lowest "
-                f"validation loss; remove {folder}, and `jaxlstm resume` begins anew"
+            warn(
+                f"{self._checkpoints.folder}/best/{lowest['update']}: is missing, of "
+                f"the lowest validation loss; {'the latest' if best is None else best} "
+                "is measured in its place"
             )
         if best is not None and best != update:
-            update = best
-            params = self._checkpoints.restore_params(params, "best")
+            params, update = self._checkpoints.restore_params(params, "best")
         known = {line["update"]: _figures(line) for line in self._validations}
         results = {}
         for split in self.run.task.splits:

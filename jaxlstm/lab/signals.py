@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: a flag that the loop reads between compiled calls."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,9 +21,17 @@ class Interrupted(Exception):
         self.signal = signal
 
 
+def _tell(text: bytes) -> None:
+    """Writes to the terminal, if there is one still."""
+    with contextlib.suppress(OSError):
+        if os.isatty(1):
+            os.write(1, text)
+
+
 class StopRequest:
     """Notes the first signal that asks to stop; the second ends the process at once.
 
+    SIGHUP is no second one: a shell and the system both send it when a terminal closes.
     Signals that are ignored when it begins, as after nohup, stay so. A thread waits for
     the second one, for Python's own handlers wait for a compiled call to end.
 
@@ -91,8 +100,9 @@ class StopRequest:
             number = numbers[0]
             if number not in self._before:
                 continue
-            if came_before:
-                if os.isatty(1):
-                    os.write(1, b"\x1b[?25h\n")  # The cursor, which the meter hides.
+            if not came_before:
+                came_before = True
+                _tell(b"\nstopping after this call; once more ends it at once\n")
+            elif number != getattr(signal, "SIGHUP", None):
+                _tell(b"\x1b[?25h\n")  # The cursor, which the meter hides.
                 os._exit(128 + number)
-            came_before = True

@@ -1,6 +1,7 @@
 """Making run directories."""
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -69,12 +70,12 @@ def claim_folder(folder: Path, *, named: bool) -> Iterator[Path]:
                 folder = wanted.with_name(f"{wanted.name}-{number}")
     except OSError as error:
         raise cannot_write(folder, error) from None
-    try:
-        with RunLock(folder):
+    with RunLock(folder):
+        try:
             yield folder
-    finally:
-        if not there and not (folder / FACTS).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            if not there and not (folder / FACTS).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_empty(folder: Path) -> None:
@@ -121,6 +122,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
     config = experiment.config
     _check_empty(folder)
     facts = {
+        "id": secrets.token_hex(8),
         "status": "running",
         "config": config.name,
         "seed": config.sections.seed,

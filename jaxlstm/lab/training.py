@@ -121,6 +121,12 @@ class Trainer(NamedTuple):
             batch_size = jax.tree.leaves(segment.inputs)[0].shape[1]
             divisor = batch_size * self.mesh.size
         grads = jax.tree.map(lambda g: g / jnp.asarray(divisor, g.dtype), grads)
+        norm = optax.tree.norm(grads)
+        if self.skips:
+            # A norm may overflow where no entry does; what is reported is left out.
+            grads = jax.tree.map(
+                lambda g: jnp.where(jnp.isfinite(norm), g, jnp.nan), grads
+            )
         updates, optimizer_state = self.optimizer.update(
             grads, state.optimizer, state.params
         )
@@ -132,7 +138,7 @@ class Trainer(NamedTuple):
                 estimator_state,
                 state.estimator,
             )
-        metrics = Metrics(loss, weight, optax.tree.norm(grads))
+        metrics = Metrics(loss, weight, norm)
         return TrainState(
             params, optimizer_state, estimator_state, state.num_updates + 1
         ), metrics

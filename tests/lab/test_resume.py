@@ -223,7 +223,7 @@ def test_nothing_is_left_to_fall_back_to(saved):
     for update in (10, 20, 30):
         flip(saved / f"latest/{update}/notes.json")
     reader = Checkpoints(saved)
-    with pytest.raises(UserError, match=r"latest/30: is damaged: .* none before it"):
+    with pytest.raises(UserError, match=r"latest/30: is damaged: .* none left to take"):
         reader.restore(state_after(0))
     reader.close()
 
@@ -283,11 +283,11 @@ def test_a_save_that_fails_in_the_background_is_raised(saved, monkeypatch):
 def test_a_failed_save_ends_the_run(config, command, monkeypatch):
     saves = []
 
-    def save(self, which, step, items, notes):
+    def save(self, which, step, items, notes, prune):
         saves.append((which, step))
         if step == 5:
             raise UserError(f"{which}/{step}: cannot be saved: No space left on device")
-        return original(self, which, step, items, notes)
+        return original(self, which, step, items, notes, prune=prune)
 
     original = Checkpoints._save
     with monkeypatch.context() as patch:
@@ -358,7 +358,7 @@ def test_too_many_in_a_row_end_the_run(config, command):
     assert outcome.code == 2
     assert line.startswith(
         "update 5 after 2 that were left out: the loss is not finite; its batch is in "
-        "out/non_finite/update-5.npz, and what came before it is saved; "
+        "out/non_finite/update-5.npz, and the state before it is saved; "
     )
     run = load_run("out")
     assert int(run.state.num_updates) == 4
