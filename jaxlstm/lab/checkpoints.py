@@ -118,6 +118,13 @@ class Checkpoints:
             if step > update:
                 self._drop("best", step)
 
+    def drop_best_before(self, update: int) -> None:
+        """Forgets best checkpoints that a better one has followed, once all is done."""
+        self.wait()
+        for step in self._steps("best"):
+            if step < update:
+                self._drop("best", step)
+
     def remove_unfinished(self) -> None:
         """Removes what is left where saving or dropping a checkpoint was cut short."""
         for which in get_args(Which):

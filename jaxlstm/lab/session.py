@@ -340,6 +340,8 @@ class Session:
                 continue
             results[split] = self._measure(split, params, update)
             self._write(update, split, results[split])
+        if best is not None:
+            self._checkpoints.drop_best_before(best)
         return results
 
 

@@ -1,9 +1,12 @@
 """Going on with a run: what it is held to, what it falls back to, what is skipped."""
 
 import json
+import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,10 +20,11 @@ import pytest
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.checkpoints import Checkpoints, DamagedCheckpoint
 from jaxlstm.lab.fingerprint import Change, check_changes
+from jaxlstm.lab.finite import Guard, NotFinite
 from jaxlstm.lab.lock import RunLock, is_locked
 from jaxlstm.lab.manifest import MANIFEST, make_manifest
 from jaxlstm.lab.signals import Interrupted, StopRequest
-from jaxlstm.lab.training import TrainState
+from jaxlstm.lab.training import Metrics, TrainState
 from tests.lab import tiny
 from tests.lab.test_runs import assert_same
 
@@ -422,3 +426,95 @@ def test_ignored_signals_stay_ignored():
             assert request.signal is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class Replay:
+    """A block of updates whose parameters, or figures, go wrong at a number."""
+
+    def __init__(self, count, *, params=math.inf, loss=(), skipped=()):
+        self.looked = 0
+        self.bad = params
+        figures = np.ones((3, count))
+        figures[0, list(loss)] = np.nan
+        figures[2, list(skipped)] = np.inf
+        self.metrics = Metrics(*figures)
+        self.state = self.until(count)
+
+    def until(self, count):
+        self.looked += 1
+        value = np.nan if count > self.bad else 0.0
+        return TrainState({"w": np.full(2, value)}, {}, {}, count)
+
+
+@pytest.mark.parametrize(
+    ("block", "most", "number", "what"),
+    [
+        (Replay(1000, loss=[900]), 0, 900, "the loss is"),
+        (Replay(1000, loss=[900], params=900), 0, 900, "the loss is"),
+        (Replay(1000, params=437), 0, 437, "the parameters after it are"),
+        (Replay(1000, loss=[900], params=0), 0, 0, "the parameters after it are"),
+        (Replay(1000, skipped=[3, 4, 8], params=999), 2, 999, "the parameters after"),
+        (Replay(9, loss=[6, 7, 8], skipped=[6, 7, 8]), 2, 8, "the loss is"),
+    ],
+)
+def test_what_is_not_finite_is_found_by_halving(block, most, number, what):
+    with pytest.raises(NotFinite) as caught:
+        Guard(most).check(block)
+    assert caught.value.number == number
+    assert caught.value.what.startswith(what)
+    assert block.looked <= 13
+
+
+def test_a_reader_that_leaves_ends_no_run(config, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+    command = [sys.executable, "-m", "jaxlstm", "run", config, "--out", "out"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert (process.wait(120), process.stderr.read()) == (0, b"")
+    assert load_run("out").facts["status"] == "finished"
+
+
+def test_the_best_of_each_checkpoint_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, best in [(None, 2), (None, 4), (5, 6), (None, 8), (10, 11), (None, 12)]:
+        if step:
+            checkpoints.save(state_after(step), {})
+        checkpoints.save_best({"w": jnp.zeros(2)}, best)
+    checkpoints.wait()
+    names = lambda: sorted(int(p.name) for p in (tmp_path / "best").iterdir())  # noqa: E731
+    assert names() == [4, 6, 8, 11, 12]
+    checkpoints.save(state_after(15), {})
+    checkpoints.wait()
+    # 5 is gone, and with it whoever could go on from before 10.
+    assert names() == [8, 11, 12]
+    checkpoints.close()
+
+
+def test_checkpoints_of_another_run_are_not_taken(saved, tmp_path):
+    other = Checkpoints(saved, run="another")
+    with pytest.raises(UserError, match="latest/30: is damaged: another run has saved"):
+        other.restore(state_after(0))
+    other.close()
+
+
+def test_skipping_is_decided_anew(stopped, command):
+    edit(stopped, "skip_non_finite = 0", "skip_non_finite = 2")
+    outcome = command("resume", "stopped", "--allow-change", "optimizer")
+    assert outcome.code == 0, outcome.err
+    assert int(load_run("stopped").state.optimizer.total_notfinite) == 0
+
+
+def test_precision_is_part_of_the_fingerprint(stopped, command):
+    jax.config.update("jax_enable_x64", True)
+    (line,) = command("resume", "stopped").faults
+    assert "flags.jax_enable_x64 was False when the run began and is True" in line
+
+
+def test_a_closed_terminal_signals_twice():
+    with StopRequest() as request:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert request.signal == signal.SIGHUP
