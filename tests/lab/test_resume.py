@@ -471,6 +471,7 @@ def test_a_reader_that_leaves_ends_no_run(config, tmp_path):
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
+        assert process.stdout and process.stderr
         process.stdout.close()
         assert (process.wait(120), process.stderr.read()) == (0, b"")
     assert load_run("out").facts["status"] == "finished"
