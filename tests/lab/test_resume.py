@@ -514,8 +514,12 @@ def test_precision_is_part_of_the_fingerprint(stopped, command):
 
 
 def test_a_closed_terminal_signals_twice():
-    with StopRequest() as request:
-        signal.raise_signal(signal.SIGHUP)
-        signal.raise_signal(signal.SIGHUP)
-        time.sleep(0.1)
-        assert request.signal == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with StopRequest() as request:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            time.sleep(0.1)
+            assert request.signal == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
