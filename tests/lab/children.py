@@ -151,7 +151,8 @@ def kill_at(process: Process, run: Path, place: str, draw: random.Random) -> str
       draw: of the moment.
 
     Returns:
-      Where it was hit; None if it ended before.
+      Where it was hit, and whether a checkpoint was being saved or dropped; None if it
+      ended before.
     """
     before = entries(run)
     count = draw.randint(2, 12)
@@ -175,15 +176,15 @@ def kill_at(process: Process, run: Path, place: str, draw: random.Random) -> str
 
 def _place(process: Process, run: Path, before: set[tuple[Path, int]]) -> str:
     names = [words[0] for words in process.marks]
-    if not names:
-        return "start"
-    if unfinished(run, before):
-        return "save"
     if {"test", "figures"} & set(names):
-        return "end"
-    if names[-1] == "validation":
-        return "evaluation"
-    return "compile" if len(names) == 1 else "update"
+        place = "end"
+    elif not names:
+        place = "start"
+    elif names[-1] == "validation":
+        place = "evaluation"
+    else:
+        place = "compile" if len(names) == 1 else "update"
+    return f"{place} and save" if unfinished(run, before) else place
 
 
 @pytest.fixture(scope="session")

@@ -49,4 +49,4 @@ def test_killed_ten_times(
     assert_same_run(run, undisturbed)
     # The middle is hit: of saves at least one, and the end is not reached too early.
     assert None not in hit[:-2]
-    assert hit.count("save") >= 1
+    assert sum("save" in (place or "") for place in hit) >= 1
