@@ -146,6 +146,7 @@ class Checkpoints:
 
         What is damaged is put aside with a warning.
         """
+        self.wait()
         if not self._steps("best"):
             return None
         try:

@@ -320,7 +320,6 @@ class Session:
 
     def _evaluate_all(self, state: TrainState) -> Results:
         """Measures every split, but the validation loss where it is known already."""
-        self._checkpoints.wait()
         update, params = int(state.num_updates), state.params
         best = self._checkpoints.find_best()
         lowest = min(self._validations, key=lambda line: line["loss"], default=None)
