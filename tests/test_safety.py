@@ -217,6 +217,7 @@ def caches() -> list[str]:
     return [compiled or str(pooch.os_cache("jaxlstm")), matplotlib.get_cachedir()]
 
 
+@pytest.mark.slow
 def test_commands_write_into_the_run_directory_and_run_no_foreign_code(folder: Path):
     code = WATCHED % ("", COMMANDS)
     allowed = ":".join([str(folder / "made"), *caches()])

@@ -47,7 +47,7 @@ def find_damage(path: Path, run: str = "") -> str | None:
         if manifest["run"] != run:
             return "another run has saved it"
         expected = manifest["files"]
-    except (ValueError, KeyError, AttributeError, OSError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         return f"{MANIFEST} is not what was written"
     found = _hash_files(path)
     for name in sorted(expected.keys() | found.keys()):

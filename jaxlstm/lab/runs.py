@@ -61,7 +61,7 @@ class Facts(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(strict=True, extra="allow")
 
-    id: str
+    id: str = ""
     status: Literal["running", "finished", "stopped", "failed"]
     config: str
     import_path: list[str]
@@ -197,7 +197,7 @@ class Run:
         return read_metrics(self.path / METRICS)
 
     def _checkpoints(self) -> contextlib.closing[Checkpoints]:
-        checkpoints = Checkpoints(self.path / CHECKPOINTS, run=self.facts["id"])
+        checkpoints = Checkpoints(self.path / CHECKPOINTS, run=self.facts.get("id", ""))
         return contextlib.closing(checkpoints)
 
     def _which(self, checkpoints: Checkpoints) -> Which:

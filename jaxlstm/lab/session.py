@@ -56,7 +56,7 @@ class Session:
         self._checkpoints = Checkpoints(
             run.path / CHECKPOINTS,
             keep=sections.checkpoint.keep,
-            run=run.facts["id"],
+            run=run.facts.get("id", ""),
         )
         # Loss, weight and norm of each update since the last line of training loss.
         self._window: list[Sequence[float]] = []

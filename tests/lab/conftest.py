@@ -1,5 +1,6 @@
 """What the tests of the laboratory share: a folder, a config, the command line."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,12 @@ def _own_surroundings(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     x64 = jax.config.read("jax_enable_x64")
+    # Who runs the tests in the background, or under nohup, has them ignore signals.
+    heeded = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, way) for number, way in heeded.items()}
     yield
+    for number, way in before.items():
+        signal.signal(number, way)
     jax.config.update("jax_enable_x64", x64)
 
 

@@ -160,12 +160,15 @@ def test_every_flipped_bit_is_found(home: Path):
     keep_and_compute()
     path = max(entries(home), key=lambda path: path.stat().st_size)
     data = path.read_bytes()
+    content = zlib.decompress(data)
 
     for bit in np.linspace(0, 8 * len(data) - 1, 300, dtype=int).tolist():
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        assert not cache._is_whole(path), f"bit {bit} of {path.name}"
+        # A few bits fill up a byte, and mean nothing.
+        same = cache._is_whole(path) and zlib.decompress(flipped) == content
+        assert same or not cache._is_whole(path), f"bit {bit} of {path.name}"
 
 
 def test_only_what_is_new_is_looked_at(home: Path):

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tomli_w
@@ -27,9 +29,11 @@ from hypothesis import strategies as st
 from experiments.text.corpus import Corpus, Reading, read_corpus
 from experiments.text.raw import open_texts
 from jaxlstm.lab import ModelParts, UserError
+from jaxlstm.lab.checkpoints import Checkpoints
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.metrics import read_metrics
 from jaxlstm.lab.runs import Facts, Run
+from jaxlstm.lab.training import TrainState
 from jaxlstm.lab.vocabulary import Unit, Vocabulary, split_words
 from tests.fuzzing import FUZZ, QUICK, Tally, mutants
 from tests.lab import tiny
@@ -94,7 +98,7 @@ def fuzz(
     name: str,
     amount: settings,
     record: Recorder,
-    valid: Sequence[bytes],
+    valid: Sequence[Any],
     strategy: st.SearchStrategy,
     read: Callable[[Any], None],
 ) -> None:
@@ -395,3 +399,45 @@ def test_metrics(amount, tmp_path, record_property):
     valid = ["".join(json.dumps(line) + "\n" for line in LINES).encode()]
     strategy = mutants(*valid)
     fuzz("metrics.jsonl", amount, record_property, valid, strategy, read)
+
+
+# Checkpoints.
+
+
+@amounts
+def test_files_of_a_checkpoint(amount, tmp_path, record_property):
+    def state(update: int) -> TrainState:
+        key = jax.random.key(update)
+        params = {"w": jax.random.normal(key, (3, 4)), "b": jnp.zeros(4, jnp.bfloat16)}
+        return TrainState(params, {"count": jnp.asarray(7)}, key, jnp.asarray(update))
+
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=1, run="this")
+    checkpoints.save(state(20), {"window": [[1.0, 2.0, 3.0]]})
+    checkpoints.close()
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    original = {path: path.read_bytes() for path in paths}
+
+    def read(mutant: tuple[Path, bytes]) -> None:
+        path, content = mutant
+        path.write_bytes(content)
+        reader = Checkpoints(folder, run="this")
+        try:
+            restored, notes = reader.restore(state(0))
+        finally:
+            reader.close()
+            path.write_bytes(original[path])
+        assert notes == {"window": [[1.0, 2.0, 3.0]]}
+        for leaf, saved in zip(
+            *map(jax.tree.leaves, (restored, state(20))), strict=True
+        ):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf, saved = jax.random.key_data(leaf), jax.random.key_data(saved)
+            assert leaf.dtype == saved.dtype
+            np.testing.assert_array_equal(np.asarray(leaf), np.asarray(saved))
+
+    valid = list(original.items())
+    strategy = st.sampled_from(paths).flatmap(
+        lambda path: st.tuples(st.just(path), mutants(original[path]))
+    )
+    fuzz("files of a checkpoint", amount, record_property, valid, strategy, read)

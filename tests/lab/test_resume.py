@@ -284,6 +284,7 @@ def test_a_save_that_fails_in_the_background_is_raised(saved, monkeypatch):
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_a_failed_save_ends_the_run(config, command, monkeypatch):
     saves = []
 
@@ -419,13 +420,10 @@ def test_signals_are_noted_once_and_given_back():
 
 
 def test_ignored_signals_stay_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as request:
-            signal.raise_signal(signal.SIGHUP)
-            assert request.signal is None
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as request:
+        signal.raise_signal(signal.SIGHUP)
+        assert request.signal is None
 
 
 class Replay:
@@ -514,12 +512,8 @@ def test_precision_is_part_of_the_fingerprint(stopped, command):
 
 
 def test_a_closed_terminal_signals_twice():
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    try:
-        with StopRequest() as request:
-            signal.raise_signal(signal.SIGHUP)
-            signal.raise_signal(signal.SIGHUP)
-            time.sleep(0.1)
-            assert request.signal == signal.SIGHUP
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with StopRequest() as request:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert request.signal == signal.SIGHUP

@@ -291,6 +291,7 @@ def test_patience_needs_evaluations(config, command):
     )
 
 
+@pytest.mark.slow
 def test_best_checkpoint_of_what_was_undone_is_forgotten(
     undisturbed, on_segment, config, command
 ):
@@ -319,6 +320,7 @@ def test_best_checkpoint_of_what_was_undone_is_forgotten(
     assert_same(load_run("failed"), load_run("whole"))
 
 
+@pytest.mark.slow
 def test_signal_during_the_last_updates(
     undisturbed, on_segment, config, command, monkeypatch
 ):
@@ -354,6 +356,7 @@ def test_signal_during_the_last_updates(
     assert load_run("stopped").facts["updates"] == 12
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_no_more_than_another(config, command, on_segment):
     options = "train.eval_every=2", "checkpoint.every=2", "train.updates_per_call=1"
     on_segment(lambda n: signal.raise_signal(signal.SIGTERM) if n == 5 else None)
