@@ -49,7 +49,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-QUICK = settings(FUZZ, max_examples=200)
+QUICK = settings(FUZZ, max_examples=60)
 
 # The longest stretch of bytes that one edit touches, but for a truncation.
 LONGEST = 64

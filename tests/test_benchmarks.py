@@ -108,6 +108,7 @@ def test_contestants_take_turns():
     assert len(said) == 3 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -137,6 +138,7 @@ def test_times_are_of_one_unit(monkeypatch):
     assert worker.measure(work, 0.0)["runs"] == 1
 
 
+@pytest.mark.slow
 def test_failing_contestant_is_named(capfd):
     broken = toy("broken", "fail")
     with pytest.raises(

@@ -67,6 +67,7 @@ def test_every_edit_is_drawn(monkeypatch):
     assert used == set(edits) and len(edits) == 8
 
 
+@pytest.mark.slow
 def test_the_same_mutants_are_drawn_whatever_is_loaded(tmp_path):
     (tmp_path / "loaded.py").write_text(
         "A = [*range(3, 60, 7), 98, 101]\nB = b'abcx'\n"

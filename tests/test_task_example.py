@@ -51,7 +51,11 @@ def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
     ("task", "cell", "num_parameters", "pictures"),
     [
         ("my_tasks:Echo", "lstm", 4 * 288 + 17, {"loss"}),
-        ("my_tasks:PlottedEcho", "my_project:my_cell", 2 * 288 + 17, {"loss", "echo"}),
+        pytest.param(
+            *("my_tasks:PlottedEcho", "my_project:my_cell", 2 * 288 + 17),
+            {"loss", "echo"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_documented_task_is_learnt(project, task, cell, num_parameters, pictures):

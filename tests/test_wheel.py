@@ -92,6 +92,7 @@ def test_wheel_needs_jax_alone(wheel):
     assert "jaxlstm = jaxlstm.__main__:main" in entries
 
 
+@pytest.mark.slow
 def test_cell_runs_from_the_wheel_with_jax_alone(wheel, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CELL_ALONE],

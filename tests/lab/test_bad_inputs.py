@@ -775,7 +775,14 @@ def test_names_tell_rows_apart():
     }
 
 
-@pytest.mark.parametrize("bad", BAD, ids=[bad.name for bad in BAD])
+# Each third in the quick tests, all of them in the slow ones.
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(bad, id=bad.name, marks=[pytest.mark.slow] if n % 3 else [])
+        for n, bad in enumerate(BAD)
+    ],
+)
 def test_bad_input_is_one_line(bad, folder, command):
     bad.prepare(folder)
     before = snapshot(folder)

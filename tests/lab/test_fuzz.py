@@ -1,6 +1,6 @@
 """Valid files and overrides, mutated: what is not refused in clean words is harmless.
 
-In the quick tests each format has some hundred mutants; `-m slow` draws 10,000.
+In the quick tests each format has some dozens of mutants; `-m slow` draws 10,000.
 """
 
 import copy

@@ -331,6 +331,7 @@ class Poisoned(tiny.Tiny):
 POISONED = 'task.use="tests.lab.test_resume:Poisoned"'
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_are_skipped(config, command, monkeypatch):
     options = POISONED, "task.poisoned=[3, 4, 8]", "optimizer.skip_non_finite=2"
     outcome = command("run", config, *options, "--out", "out")
@@ -498,6 +499,7 @@ def test_checkpoints_of_another_run_are_not_taken(saved, tmp_path):
     other.close()
 
 
+@pytest.mark.slow
 def test_skipping_is_decided_anew(stopped, command):
     edit(stopped, "skip_non_finite = 0", "skip_non_finite = 2")
     outcome = command("resume", "stopped", "--allow-change", "optimizer")

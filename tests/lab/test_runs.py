@@ -202,6 +202,7 @@ def test_failure_is_gone_on_from_the_last_checkpoint(
     assert_same(load_run("failed"), undisturbed)
 
 
+@pytest.mark.slow
 def test_failure_after_training_is_gone_on_from(
     undisturbed, config, command, monkeypatch
 ):
@@ -217,6 +218,7 @@ def test_failure_after_training_is_gone_on_from(
     assert_same(load_run("undrawn"), undisturbed)
 
 
+@pytest.mark.slow
 def test_the_best_parameters_are_kept(config, command):
     """By a rate so high that the first evaluation is the best one."""
     options = "optimizer.learning_rate=3.0", "train.eval_every=1"
@@ -257,6 +259,7 @@ STUCK = (
 )
 
 
+@pytest.mark.slow
 def test_training_ends_when_patience_is_out(config, command, on_segment):
     assert command("run", config, *STUCK, "--out", "out").code == 0
     run = load_run("out")
@@ -390,6 +393,7 @@ def test_damaged_checkpoints_are_refused_by_name(undisturbed, command):
     assert command("eval", "undisturbed").code == 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_short_does_not_count(undisturbed, config, command):
     (undisturbed.path / "checkpoints/latest/12/manifest.json").unlink()
     assert load_run("undisturbed", "latest").update == 10
