@@ -25,12 +25,12 @@ class BackwardState(NamedTuple):
     Attributes:
       hidden: the model's state after the last segment, leaves [B, ...].
       keys: [B] a key for each example.
-      num_segments: [] how many segments were seen.
+      num_steps: [] how many steps were seen.
     """
 
     hidden: Any
     keys: Key
-    num_segments: Array
+    num_steps: Array
 
 
 def backward(
@@ -57,11 +57,11 @@ def backward(
         return BackwardState(
             hidden=model.initial_state(params, batch_shape),
             keys=jax.random.split(key, batch_shape),
-            num_segments=jnp.zeros((), jnp.int32),
+            num_steps=jnp.zeros((), jnp.int32),
         )
 
     def run(
-        params: PyTree, hidden: Any, segment: Segment, keys: Key, **time: Any
+        params: PyTree, hidden: Any, segment: Segment, keys: Key, time: Array
     ) -> tuple[Any, tuple[Array, Array]]:
         hidden, states = model.unroll(
             params.recurrent,
@@ -70,34 +70,34 @@ def backward(
             mask=segment.mask,
             resets=segment.resets,
             key=fold_in(keys, 0),
+            time=time,
             **inner,
-            **time,
         )
-        predictions = model.readout(params, states, key=fold_in(keys, 1), **time)
+        predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
         losses, weights = score(loss_fn, predictions, segment)
         return hidden, (jnp.sum(weights * losses), jnp.sum(weights))
 
     def estimate(
         params: PyTree, state: BackwardState, segment: Segment
     ) -> tuple[Estimate, BackwardState]:
-        keys = fold_in(state.keys, state.num_segments)
-        fresh = state.num_segments == 0
+        keys, time = state.keys, state.num_steps
+        length = len(jax.tree.leaves(segment.inputs)[0])
 
         def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
             start = model.initial_state(params, keys.shape)
             hidden = jax.tree.map(
-                lambda new, old: jnp.where(fresh, new, old), start, state.hidden
+                lambda new, old: jnp.where(time == 0, new, old), start, state.hidden
             )
             if "sqrt" not in remat:
-                hidden, (loss, weight) = run(params, hidden, segment, keys)
+                hidden, (loss, weight) = run(params, hidden, segment, keys, time)
                 return loss, (hidden, weight)
 
             def chunk(hidden: Any, xs: Any) -> tuple[Any, tuple[Array, Array]]:
                 steps, segment = xs
-                hidden, sums = run(params, hidden, segment, keys, time=steps[0])
+                hidden, sums = run(params, hidden, segment, keys, steps[0])
                 return hidden, jax.tree.map(lambda x: x[None], sums)
 
-            steps = jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
+            steps = time + jnp.arange(length)
             hidden, sums = scan_chunks(chunk, hidden, (steps, segment))
             loss, weight = jax.tree.map(jnp.sum, sums)
             return loss, (hidden, weight)
@@ -105,7 +105,7 @@ def backward(
         (loss, (hidden, weight)), grads = jax.value_and_grad(total, has_aux=True)(
             params
         )
-        state = state._replace(hidden=hidden, num_segments=state.num_segments + 1)
+        state = state._replace(hidden=hidden, num_steps=time + length)
         return Estimate(loss, grads, weight), state
 
     return GradientEstimator(init, estimate, traits)

@@ -1,7 +1,6 @@
-"""Estimators: the interface by table; backpropagation through time by hand."""
+"""Backpropagation through time, against a loop by hand."""
 
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -9,105 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.cells import make_gru, make_lstm
-from jaxlstm.estimators import ESTIMATORS, Segment, bptt, score
-from jaxlstm.lab.checkpoints import Checkpoints
-from jaxlstm.lab.training import TrainState
-from jaxlstm.model import make_model
+from jaxlstm.cells import make_lstm
+from jaxlstm.estimators import Segment, bptt, score
+from tests.estimators.problems import (
+    B,
+    H,
+    T,
+    cut,
+    make_segment,
+    problem,
+    squared_error,
+)
 from tests.helpers import assert_close, draw_like, jit
-
-B, X, H, Y, T = 2, 3, 4, 2, 7
-
-
-def squared_error(prediction, target):
-    return jnp.sum((prediction - target) ** 2, axis=-1)
-
-
-def make_segment(seed: int = 0, steps: int = T) -> Any:
-    """Draws a segment that hides nothing: holes, resets, unscored steps, NaN."""
-    rng = np.random.default_rng(seed)
-    mask = np.ones((steps, B))
-    mask[1, 0] = mask[2::3, 1] = mask[-1, 0] = 0
-    resets = np.zeros((steps, B))
-    resets[2, 0] = resets[1, 1] = resets[-2, 0] = 1
-    weights = rng.uniform(0.5, 2, size=(steps, B))
-    weights[0, 1] = weights[-2, 0] = 0
-    inputs, targets = rng.normal(size=(steps, B, X)), rng.normal(size=(steps, B, Y))
-    inputs[mask == 0] = np.nan
-    targets[mask * weights == 0] = np.nan
-    return Segment(inputs, targets, mask, resets, weights)
-
-
-def cut(segment: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda x: x[start:stop], segment)
-
-
-# The interface, for every member of the table. Options that a factory needs stand here.
-OPTIONS: dict[str, dict[str, Any]] = {}
-
-
-@pytest.fixture(params=ESTIMATORS)
-def member(request):
-    """An estimator with parameters for it, in float32."""
-    model = make_model(
-        make_gru(),
-        input_size=X,
-        hidden_size=H,
-        output_size=Y,
-        num_layers=2,
-        learned_initial_state=True,
-    )
-    options = OPTIONS.get(request.param, {})
-    estimator = ESTIMATORS[request.param](model, squared_error, **options)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return estimator, jax.tree.map(np.float32, draw_like(shapes, 0, 0.5))
-
-
-def single(segment):
-    return jax.tree.map(np.float32, segment)
-
-
-def test_interface(member, tmp_path):
-    estimator, params = member
-    state = estimator.init(params, (B,), jax.random.key(0))
-    for leaf in jax.tree.leaves(state):
-        assert leaf.shape[:1] in ((), (B,))
-    estimate = jit(chex.assert_max_traces(estimator.estimate, n=1))
-
-    sums, second = estimate(params, state, single(make_segment(0)))
-    again, third = estimate(params, second, single(make_segment(1)))
-
-    for loss, grads, weight in (sums, again):
-        chex.assert_shape((loss, weight), ())
-        assert loss.dtype == weight.dtype == jnp.float32
-        chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
-        chex.assert_tree_all_finite((loss, grads, weight))
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, second, third)
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    saved = TrainState(params, {}, second, jnp.asarray(3))
-    checkpoints.save(jax.tree.map(jnp.asarray, saved))
-    restored, _ = checkpoints.restore(saved._replace(estimator=state))
-    checkpoints.close()
-    from_restored, _ = estimate(params, restored.estimator, single(make_segment(1)))
-    chex.assert_trees_all_equal(from_restored, again)
-
-
-# Backpropagation through time, in float64.
 
 
 @functools.cache
 def bptt_problem():
-    model = make_model(
-        make_lstm(),
-        input_size=X,
-        hidden_size=H,
-        output_size=Y,
-        learned_initial_state=True,
-        dtype=jnp.float64,
-    )
-    params = draw_like(jax.eval_shape(model.init, jax.random.key(0)), 0, 0.5)
-    return model, params
+    return problem(make_lstm())
 
 
 @functools.cache
@@ -125,7 +42,7 @@ def later_state(seed=3):
     """A state after some segment, with a hidden state away from zero."""
     state = first_state()
     return state._replace(
-        hidden=draw_like(state.hidden, seed), num_segments=jnp.asarray(4, jnp.int32)
+        hidden=draw_like(state.hidden, seed), num_steps=jnp.asarray(4, jnp.int32)
     )
 
 
@@ -176,7 +93,7 @@ def test_bptt_is_the_gradient_of_a_loop(remat, x64):
     assert_close(estimate.grads, grads)
     assert_close((estimate.loss, *after.hidden[0]), (loss, *last))
     np.testing.assert_allclose(estimate.weight, weight, rtol=1e-14)
-    assert after.num_segments == 5
+    assert after.num_steps == 4 + T
 
 
 def test_first_segment_starts_from_the_learned_state(x64):
