@@ -35,9 +35,7 @@ def _fold_in(key: Key, time: int | Array) -> Key:
 
 def signs(key: Key, time: int | Array, shape: tuple[int, ...]) -> Array:
     """Draws 1 or -1, as likely."""
-    return jax.random.rademacher(
-        _fold_in(key, time), shape, jnp.result_type(float)
-    )
+    return jax.random.rademacher(_fold_in(key, time), shape, jnp.result_type(float))
 
 
 def normal(key: Key, time: int | Array, shape: tuple[int, ...]) -> Array:
@@ -49,7 +47,7 @@ def bernoulli(probability: float) -> Sample:
     """Returns a sample of 1 with that probability, and else 0."""
 
     def sample(key: Key, time: int | Array, shape: tuple[int, ...]) -> Array:
-                draws = jax.random.bernoulli(_fold_in(key, time), probability, shape)
+        draws = jax.random.bernoulli(_fold_in(key, time), probability, shape)
         return draws.astype(jnp.result_type(float))
 
     return sample
