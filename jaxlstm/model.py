@@ -1,5 +1,6 @@
 """A model: what an estimator differentiates. Layers of cells under a readout."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -14,6 +15,7 @@ from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
 
 InputKind = Literal["float", "one_hot", "embedding"]
+Readout = Literal["linear", "none"]
 
 
 class ModelParams(NamedTuple):
@@ -90,6 +92,33 @@ class InitialStateFn(Protocol):
         ...
 
 
+class Layers(NamedTuple):
+    """How a stack of layers makes its step, for estimators that look inside.
+
+        x^1 = encode(embedding, x)
+        s^l' = step of the cell from s^l, at x^l
+        x^{l+1} = drop(output(s^l'), l, key, time)
+
+    Its parameters are `RecurrentParams`, its state a tuple of the layers' states.
+
+    Attributes:
+      cell: of every layer.
+      example_input: shape of an input without batch, and its dtype.
+      encode: `(embedding, x) -> x^1`, [..., width]. Linear in the embedding, which may
+        be None.
+      width: of x^1.
+      drop: `(output, layer, key, time) -> output`, the noise on the way into a layer.
+      compute_dtype: dtype of the factors of the cells' products, or None.
+    """
+
+    cell: Cell
+    example_input: jax.ShapeDtypeStruct
+    encode: Callable[[Array | None, Array], Array]
+    width: int
+    drop: Callable[[Array, int, Key | None, int | Array], Array]
+    compute_dtype: Any
+
+
 class Model(NamedTuple):
     """Pure functions from parameters, state and input to predictions.
 
@@ -110,6 +139,8 @@ class Model(NamedTuple):
       readout: `(params, state, *, key=None, time=0) -> prediction [..., Y]`, of the
         state alone, with any axes before it; of the whole parameters, so that weights
         can be tied.
+      layers: how `step` is made; None for a model of one's own. Some estimators need
+        it, and say so.
     """
 
     init: InitFn
@@ -117,6 +148,7 @@ class Model(NamedTuple):
     step: StepFn | None
     unroll: UnrollFn
     readout: ReadoutFn
+    layers: Layers | None = None
 
 
 class RecurrentParams(NamedTuple):
@@ -134,15 +166,15 @@ class RecurrentParams(NamedTuple):
 
 
 class ReadoutParams(NamedTuple):
-    """A linear readout.
+    """A linear readout, or none.
 
     Attributes:
       w: [H, Y], or None where the embedding's transpose serves.
-      b: [Y].
+      b: [Y]; None where there is no readout.
     """
 
     w: Array | None
-    b: Array
+    b: Array | None
 
 
 def make_model(
@@ -155,6 +187,7 @@ def make_model(
     inputs: InputKind = "float",
     embedding_size: int | None = None,
     tied: bool = False,
+    readout: Readout = "linear",
     learned_initial_state: bool = False,
     dropout: float = 0.0,
     initializer: str | Initializer = "glorot_orthogonal",
@@ -179,6 +212,8 @@ def make_model(
       inputs: "float" [T, ..., X]; "one_hot" or "embedding": integers [T, ...] below X.
       embedding_size: E; by default H.
       tied: whether the readout's weights are the embedding's, transposed.
+      readout: "linear"; or "none": the prediction is the output of the last layer, of
+        size Y, and has no parameters.
       learned_initial_state: whether the state a sequence starts from is a parameter
         (zeros at first) or stays what the cell says.
       dropout: the rate at which outputs of a layer are dropped on their way into the
@@ -203,6 +238,9 @@ def make_model(
       Classifiers, ICLR 2017.
     """
     check_choice("inputs", inputs, InputKind)
+    check_choice("readout", readout, Readout)
+    if readout == "none" and tied:
+        raise OptionError('tied: there is no readout to tie; set readout = "linear"')
     sizes = {
         "input_size": input_size,
         "output_size": output_size,
@@ -242,11 +280,12 @@ def make_model(
         start = None
         if learned_initial_state:
             start = tuple(cell.initial_state(layer, ()) for layer in layers)
-        w = None
-        if not tied:
-            shape = hidden_size, output_size
-            w = draw.readout(key_w, shape, hidden_size, dtype)
-        b = draw.bias(key_b, (output_size,), hidden_size, dtype)
+        w, b = None, None
+        if readout == "linear":
+            if not tied:
+                shape = hidden_size, output_size
+                w = draw.readout(key_w, shape, hidden_size, dtype)
+            b = draw.bias(key_b, (output_size,), hidden_size, dtype)
         return ModelParams(
             RecurrentParams(embedding, layers, start), ReadoutParams(w, b)
         )
@@ -262,10 +301,10 @@ def make_model(
     def initial_state(params: ModelParams, batch_shape: tuple[int, ...]) -> Any:
         return start(params.recurrent, batch_shape)
 
-    def encode(recurrent: RecurrentParams, x: Array) -> Array:
+    def encode(embedding: Array | None, x: Array) -> Array:
         if inputs == "one_hot":
             return jax.nn.one_hot(x, input_size, dtype=dtype)
-        return x if inputs == "float" else jnp.asarray(recurrent.embedding)[x]
+        return x if inputs == "float" else jnp.asarray(embedding)[x]
 
     def drop(output: Array, layer: int, key: Key | None, time: int | Array) -> Array:
         if not dropout or key is None or layer == 0:
@@ -280,7 +319,7 @@ def make_model(
         key: Key | None = None,
         time: int | Array = 0,
     ) -> Any:
-        output, states = encode(recurrent, x), []
+        output, states = encode(recurrent.embedding, x), []
         layers = zip(recurrent.layers, state, strict=True)
         for n, (params, layer_state) in enumerate(layers):
             output = drop(output, n, key, time)
@@ -303,7 +342,7 @@ def make_model(
         time: int | Array = 0,
         remat: Remat = "none",
     ) -> tuple[Any, Any]:
-        outputs, lasts, states = encode(recurrent, inputs), [], []
+        outputs, lasts, states = encode(recurrent.embedding, inputs), [], []
         reset_state = start(recurrent, outputs.shape[1:-1])
         layers = zip(recurrent.layers, state, reset_state, strict=True)
         for n, (params, layer_state, layer_reset) in enumerate(layers):
@@ -326,7 +365,7 @@ def make_model(
             states.append(layer_states)
         return tuple(lasts), tuple(states)
 
-    def readout(
+    def read_out(
         params: ModelParams,
         state: Any,
         *,
@@ -334,13 +373,22 @@ def make_model(
         time: int | Array = 0,
     ) -> Array:
         del key, time
-        w, b = params.readout
+        (w, b), output = params.readout, cell.output(state[-1])
+        if b is None:
+            return output
         if w is None:
             w = params.recurrent.embedding.T
-        product = cell.output(state[-1]) @ w
+        product = output @ w
         return product + jnp.broadcast_to(b, product.shape)
 
-    return Model(init, initial_state, step, unroll_layers, readout)
+    if readout == "none":
+        _check_outputs(cell, (width, hidden_size, output_size))
+    example = jax.ShapeDtypeStruct(
+        (input_size,) if inputs == "float" else (),
+        dtype if inputs == "float" else jnp.int32,
+    )
+    layers = Layers(cell, example, encode, width, drop, compute_dtype)
+    return Model(init, initial_state, step, unroll_layers, read_out, layers)
 
 
 def count_parameters(params: PyTree) -> int:
@@ -368,4 +416,18 @@ def _check_embedding(
         raise OptionError(
             f"tied: the embedding [X, E] is {(input_size, embedding_size)} and the "
             f"readout [H, Y] is {(hidden_size, output_size)}; tying needs X = Y, E = H"
+        )
+
+
+def _check_outputs(cell: Cell, sizes: tuple[int, int, int]) -> None:
+    width, hidden_size, output_size = sizes
+
+    def output(key: Key) -> Array:
+        return cell.output(cell.initial_state(cell.init(key, width, hidden_size), ()))
+
+    given = jax.eval_shape(output, jax.random.key(0)).shape[-1]
+    if given != output_size:
+        raise OptionError(
+            f'readout: is "none", and the cell gives {given} values where '
+            f'{output_size} are asked for; use readout = "linear"'
         )

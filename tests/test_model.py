@@ -174,6 +174,9 @@ def test_tied_gradient_is_the_sum_of_both_uses(x64):
         ({"inputs": "onehot"}, "inputs: 'onehot' is unknown; use one of 'float'"),
         ({"embedding_size": 2}, 'embedding_size: inputs are "float"'),
         ({"tied": True}, 'tied: inputs are "float"'),
+        ({"tied": True, "readout": "none"}, "tied: there is no readout to tie"),
+        ({"readout": "none"}, 'readout: is "none", and the cell gives'),
+        ({"readout": "linaer"}, "readout: 'linaer' is unknown; use one of 'linear'"),
         ({"tied": True, "inputs": "one_hot"}, 'tied: inputs are "one_hot"'),
         ({"tied": True, "inputs": "embedding"}, "tied: the embedding"),
         (
@@ -198,6 +201,14 @@ def test_refusals_name_the_option(options, message):
     with pytest.raises(ValueError) as error:
         make_model(make_rnn(), **SIZES | options)
     assert str(error.value).startswith(message)
+
+
+def test_without_a_readout_the_output_is_the_prediction():
+    model = make_model(make_rnn(), readout="none", **SIZES | {"output_size": H})
+    params = model.init(jax.random.key(0))
+    assert not jax.tree.leaves(params.readout)
+    state = draw_like(model.initial_state(params, (B,)), 0)
+    np.testing.assert_array_equal(model.readout(params, state), state[-1].h)
 
 
 def test_derivative_is_refused_by_name():

@@ -76,6 +76,7 @@ def build_model(config: Config, parts: ModelParts | None = None) -> Model:
             inputs=(section.inputs or "one_hot") if parts.symbols else "float",
             embedding_size=section.embedding_size,
             tied=section.tied,
+            readout=section.readout,
             learned_initial_state=section.learned_initial_state,
             dropout=section.dropout,
             initializer=section.initializer,

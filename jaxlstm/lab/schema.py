@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from jaxlstm.model import Readout
 from jaxlstm.sequence import Derivative
 
 # JAX counts updates in 32 bits.
@@ -50,6 +51,7 @@ class ModelSection(OpenSection):
     )
     embedding_size: PositiveInt | None = None
     tied: bool = False
+    readout: Readout = "linear"
     learned_initial_state: bool = False
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="of a layer's outputs into the next one"
