@@ -9,7 +9,11 @@ from jaxlstm.estimators.base import Segment as Segment
 from jaxlstm.estimators.base import Traits as Traits
 from jaxlstm.estimators.base import score as score
 from jaxlstm.estimators.bptt import bptt as bptt
+from jaxlstm.estimators.forward_gradient import forward_gradient as forward_gradient
+from jaxlstm.estimators.pes import pes as pes
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "bptt": bptt,
+    "forward_gradient": forward_gradient,
+    "pes": pes,
 }

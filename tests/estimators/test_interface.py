@@ -17,7 +17,9 @@ from tests.estimators.problems import B, H, X, Y, make_segment, squared_error
 from tests.helpers import draw_like, jit
 
 # The interface, for every member of the table. Options that a factory needs stand here.
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pes": {"num_particles": 4, "sigma": 0.1},
+}
 
 
 @pytest.fixture(params=ESTIMATORS)

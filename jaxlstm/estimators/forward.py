@@ -1,0 +1,49 @@
+"""The forward pass of a segment, for estimators that make no other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlstm.estimators.base import LossFn, Segment, score
+from jaxlstm.model import Model
+from jaxlstm.noise import fold_in
+from jaxlstm.types import Array, Key, PyTree
+
+
+def forward(
+    model: Model,
+    loss_fn: LossFn,
+    params: PyTree,
+    hidden: Any,
+    segment: Segment,
+    keys: Key,
+    time: Array,
+) -> tuple[Any, Array, Array]:
+    """Runs a segment from the state carried into it.
+
+    Args:
+      model: the model.
+      loss_fn: `(prediction, target) -> loss of each example`.
+      params: of the model.
+      hidden: the model's state before the segment, leaves [B, ...]. At time 0 its
+        initial state takes the place.
+      segment: leaves [T, B, ...].
+      keys: [B] a key for each example.
+      time: [] the number of the first step.
+
+    Returns:
+      The state after the segment, and losses and weights [T, B] as `score` gives them.
+    """
+    start = model.initial_state(params, keys.shape)
+    hidden, states = model.unroll(
+        params.recurrent,
+        jax.tree.map(lambda new, old: jnp.where(time == 0, new, old), start, hidden),
+        segment.inputs,
+        mask=segment.mask,
+        resets=segment.resets,
+        key=fold_in(keys, 0),
+        time=time,
+    )
+    predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
+    return hidden, *score(loss_fn, predictions, segment)
