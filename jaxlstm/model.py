@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlstm import noise
 from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
-from jaxlstm.rule import Edges
+from jaxlstm.rule import Edges, Hooks
 from jaxlstm.sequence import Derivative, Remat, advance, unroll
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
@@ -57,7 +57,7 @@ class UnrollFn(Protocol):
         *,
         mask: Array | None = None,
         resets: Array | None = None,
-        edges: Edges | None = None,
+        edges: Edges | Hooks | None = None,
         key: Key | None = None,
         time: int | Array = 0,
         remat: Remat = "none",
@@ -337,7 +337,7 @@ def make_model(
         *,
         mask: Array | None = None,
         resets: Array | None = None,
-        edges: Edges | None = None,
+        edges: Edges | Hooks | None = None,
         key: Key | None = None,
         time: int | Array = 0,
         remat: Remat = "none",

@@ -18,6 +18,7 @@ as well as `grad`.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,25 @@ class Edges(NamedTuple):
 
     h: Array
     c: Array | None = None
+
+
+class Hooks(NamedTuple):
+    """Functions that values pass through inside each step, for gradients of one's own.
+
+    Each takes an array and returns it, as a function with a derivative of its own. They
+    need not be linear in the gradient; so the rule of this module does not hold, and a
+    sequence with hooks takes JAX's own derivative of the scan.
+
+    Attributes:
+      z: of the preactivations [..., K].
+      h: of what the recurrent weights read [..., R]; in a cell without a gated form, of
+        each leaf of the state that goes into the step.
+      c: of each leaf [..., H] of the state on its own way into `update`.
+    """
+
+    z: Callable[[Array], Array] | None = None
+    h: Callable[[Array], Array] | None = None
+    c: Callable[[Array], Array] | None = None
 
 
 class Controls(NamedTuple):

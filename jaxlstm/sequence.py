@@ -12,6 +12,7 @@ from jaxlstm.cells.lstm import LSTMParams, LSTMState, make_lstm
 from jaxlstm.rule import (
     Controls,
     Edges,
+    Hooks,
     Static,
     edge,
     gated_scan,
@@ -46,7 +47,7 @@ def unroll(
     resets: Array | None = None,
     reset_state: Any = None,
     reverse: bool = False,
-    edges: Edges | None = None,
+    edges: Edges | Hooks | None = None,
     remat: Remat = "none",
     derivative: Derivative = "rule",
     compute_dtype: Any = None,
@@ -70,7 +71,8 @@ def unroll(
         `cell.initial_state`, never `state`.
       reverse: reads each sequence from its last step to its first. What belongs to
         step t stays at index t.
-      edges: factors on the gradient from step to step. See `Edges`.
+      edges: factors on the gradient from step to step, see `Edges`; or functions with
+        gradients of their own, see `Hooks`, which always take "autodiff".
       remat: what is computed again in the backward pass to save memory. "none":
         nothing. "step": only states are kept, z is made again. "sqrt": time is cut
         into about sqrt(T) chunks, and only the states between them are kept.
@@ -115,10 +117,12 @@ def unroll(
         mask = check_time_axes("mask", mask, inputs)
     if lengths is not None:
         mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
+    hooks = _check_hooks(cell, edges) if isinstance(edges, Hooks) else None
+    factors = None if isinstance(edges, Hooks) else edges
     controls = Controls(
         mask,
         resets if resets is None else check_time_axes("resets", resets, inputs),
-        edges if edges is None else _check_edges(cell, edges, inputs),
+        factors if factors is None else _check_edges(cell, factors, inputs),
     )
     if controls.mask is not None:
         # NaN times zero is NaN: what must not matter is taken out before any product.
@@ -130,10 +134,11 @@ def unroll(
     params, state, reset_state, inputs, controls = vary_together(
         (params, state, reset_state, inputs, controls)
     )
-    run = _rule_scan if derivative == "rule" and cell.gated else _plain_scan
+    by_rule = derivative == "rule" and cell.gated is not None and hooks is None
+    run = _rule_scan if by_rule else _plain_scan
     if run is _rule_scan:
         check_floating("state", start)
-    options = Options(reverse, "step" in remat, compute_dtype)
+    options = Options(reverse, "step" in remat, compute_dtype, hooks)
 
     def scan(state: Any, xs: Any) -> tuple[Any, Any]:
         inputs, controls = xs
@@ -234,6 +239,7 @@ class Options(NamedTuple):
     reverse: bool
     remat_step: bool
     compute_dtype: Any
+    hooks: Hooks | None
 
 
 def _rule_scan(
@@ -269,6 +275,7 @@ def _plain_scan(
     def step(state: Any, xs: Any) -> tuple[Any, Any]:
         x, (mask, reset, edges) = xs
         state = select(reset, reset_state, state)
+        edges = edges if options.hooks is None else options.hooks
         new = advance(cell, params, state, x, edges, options.compute_dtype)
         state = keep(mask, new, state)
         return state, state
@@ -283,7 +290,7 @@ def advance(
     params: Any,
     state: Any,
     x: Array,
-    edges: Edges | None = None,
+    edges: Edges | Hooks | None = None,
     compute_dtype: Any = None,
 ) -> Any:
     """Makes one step as `unroll` makes it.
@@ -293,27 +300,46 @@ def advance(
       params: its parameters.
       state: the state left by the step before, leaves [..., H].
       x: [..., X].
-      edges: factors on the gradient into the step, [...] each, or None.
+      edges: factors on the gradient into the step, [...] each, or hooks, or None.
       compute_dtype: dtype of the factors of the products, or None.
 
     Returns:
       The next state.
     """
     if cell.gated is None or (edges is None and compute_dtype is None):
-        state = state if edges is None else edge(state, edges.h)
+        state = state if edges is None else _pass(edges, "h", state)
         return cell.step(params, state, x)[0]
     weights, h = cell.gated.weights(params), cell.gated.read(state)
     if edges is not None:
-        assert edges.c is not None, "as checked"
-        h, state = edge(h, edges.h), edge(state, edges.c)
+        h, state = _pass(edges, "h", h), _pass(edges, "c", state)
     z = preactivations(weights, x, h, compute_dtype)
+    if isinstance(edges, Hooks):
+        z = _pass(edges, "z", z)
     return cell.gated.update(weights.small, state, z)
+
+
+def _pass(edges: Edges | Hooks, name: str, value: Any) -> Any:
+    """Takes a value over the edge of that name."""
+    way = getattr(edges, name)
+    if isinstance(edges, Edges):
+        return edge(value, way)
+    return value if way is None else jax.tree.map(way, value)
 
 
 def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
     steps = jnp.arange(inputs.shape[0])
     within = like(steps, jnp.empty((1,) * (lengths.ndim + 1))) < lengths[None]
     return within if mask is None else within & (like(jnp.asarray(mask), within) != 0)
+
+
+def _check_hooks(cell: Cell, hooks: Hooks) -> Hooks:
+    for name in ("z", "c"):
+        if cell.gated is None and getattr(hooks, name) is not None:
+            raise ValueError(
+                f"edges.{name}: a cell without a gated form has one edge into each "
+                "step, by h; leave it out"
+            )
+    return hooks
 
 
 def _check_edges(cell: Cell, edges: Edges, inputs: Array) -> Edges:
