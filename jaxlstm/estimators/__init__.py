@@ -11,9 +11,13 @@ from jaxlstm.estimators.base import score as score
 from jaxlstm.estimators.bptt import bptt as bptt
 from jaxlstm.estimators.forward_gradient import forward_gradient as forward_gradient
 from jaxlstm.estimators.pes import pes as pes
+from jaxlstm.estimators.rtrl import rtrl as rtrl
+from jaxlstm.estimators.uoro import uoro as uoro
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "bptt": bptt,
     "forward_gradient": forward_gradient,
     "pes": pes,
+    "rtrl": rtrl,
+    "uoro": uoro,
 }
