@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jaxlstm.estimators.artbp import artbp as artbp
 from jaxlstm.estimators.base import Estimate as Estimate
 from jaxlstm.estimators.base import GradientEstimator as GradientEstimator
 from jaxlstm.estimators.base import LossFn as LossFn
@@ -9,15 +10,22 @@ from jaxlstm.estimators.base import Segment as Segment
 from jaxlstm.estimators.base import Traits as Traits
 from jaxlstm.estimators.base import score as score
 from jaxlstm.estimators.bptt import bptt as bptt
+from jaxlstm.estimators.clipped_bptt import clipped_bptt as clipped_bptt
 from jaxlstm.estimators.forward_gradient import forward_gradient as forward_gradient
+from jaxlstm.estimators.h_detach import h_detach as h_detach
 from jaxlstm.estimators.pes import pes as pes
 from jaxlstm.estimators.rtrl import rtrl as rtrl
+from jaxlstm.estimators.tbptt import tbptt as tbptt
 from jaxlstm.estimators.uoro import uoro as uoro
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
+    "artbp": artbp,
     "bptt": bptt,
+    "clipped_bptt": clipped_bptt,
     "forward_gradient": forward_gradient,
+    "h_detach": h_detach,
     "pes": pes,
+    "tbptt": tbptt,
     "rtrl": rtrl,
     "uoro": uoro,
 }

@@ -1,10 +1,12 @@
 """The engine of estimators that go backward in time, by autodiff of the unroll."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.estimators import draws
 from jaxlstm.estimators.base import (
     Estimate,
     GradientEstimator,
@@ -15,8 +17,13 @@ from jaxlstm.estimators.base import (
 )
 from jaxlstm.model import Model
 from jaxlstm.noise import fold_in
+from jaxlstm.rule import Edges, Hooks
 from jaxlstm.sequence import Remat, scan_chunks
+from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
+
+# (keys [B], numbers of the steps [T], segment) -> edges into its steps, [T, B].
+EdgesFn = Callable[[Key, Array, Segment], Edges | Hooks]
 
 
 class BackwardState(NamedTuple):
@@ -34,7 +41,12 @@ class BackwardState(NamedTuple):
 
 
 def backward(
-    model: Model, loss_fn: LossFn, *, remat: Remat = "none", traits: Traits
+    model: Model,
+    loss_fn: LossFn,
+    *,
+    edges: EdgesFn | None = None,
+    remat: Remat = "none",
+    traits: Traits,
 ) -> GradientEstimator:
     """Differentiates the loss of a segment by the parameters, in reverse.
 
@@ -44,13 +56,17 @@ def backward(
     Args:
       model: the model.
       loss_fn: `(prediction, target) -> loss of each example`.
+      edges: `(keys [B], times [T], segment) -> Edges`, what becomes of the gradient on
+        its way back into each step, from the keys of the examples and the numbers of
+        the steps. None: it passes.
       remat: as in `jaxlstm.unroll`; readout and loss are made again with the states.
       traits: what the estimator promises.
 
     Returns:
       The estimator; its state is a `BackwardState`.
     """
-    # Only named where it is asked for: a model of one's own need not know it.
+    check_choice("remat", remat, Remat)
+    # Only named where they are asked for: a model of one's own need not know them.
     inner: dict[str, Any] = {"remat": "step"} if "step" in remat else {}
 
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> BackwardState:
@@ -63,6 +79,10 @@ def backward(
     def run(
         params: PyTree, hidden: Any, segment: Segment, keys: Key, time: Array
     ) -> tuple[Any, tuple[Array, Array]]:
+        options = dict(inner)
+        if edges is not None:
+            length = len(jax.tree.leaves(segment.inputs)[0])
+            options["edges"] = edges(keys, time + jnp.arange(length), segment)
         hidden, states = model.unroll(
             params.recurrent,
             hidden,
@@ -71,7 +91,7 @@ def backward(
             resets=segment.resets,
             key=fold_in(keys, 0),
             time=time,
-            **inner,
+            **options,
         )
         predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
         losses, weights = score(loss_fn, predictions, segment)
@@ -109,3 +129,33 @@ def backward(
         return Estimate(loss, grads, weight), state
 
     return GradientEstimator(init, estimate, traits)
+
+
+def draw(sample: draws.Sample, keys: Key, times: Array) -> Array:
+    """Draws one number for each step of each example.
+
+    Args:
+      sample: draws them.
+      keys: [B] of the examples.
+      times: [T] the numbers of the steps.
+
+    Returns:
+      [T, B].
+    """
+    by_example = jax.vmap(lambda key, time: sample(key, time, ()), in_axes=(0, None))
+    by_step = jax.vmap(by_example, in_axes=(None, 0))
+    return by_step(keys.reshape(-1), times).reshape(*times.shape, *keys.shape)
+
+
+def check_probability(name: str, value: float, *, one: bool) -> None:
+    """Raises OptionError unless a value is in [0, 1), or 1 where that is allowed."""
+    if not (0 <= value < 1 or (one and value == 1)):
+        raise OptionError(
+            f"{name}: {value} is not a probability {'up to' if one else 'below'} 1; "
+            f"use one in [0, 1{']' if one else ')'}"
+        )
+
+
+def has_gated_form(model: Model) -> bool:
+    """Tells whether steps have an edge c; of a model of one's own it is not known."""
+    return model.layers is None or model.layers.cell.gated is not None

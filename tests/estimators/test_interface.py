@@ -18,6 +18,10 @@ from tests.helpers import draw_like, jit
 
 # The interface, for every member of the table. Options that a factory needs stand here.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "artbp": {"p": 0.3},
+    "clipped_bptt": {"z": 0.5},
+    "h_detach": {"p": 0.3},
+    "tbptt": {"horizon": 3, "stride": 2},
     "pes": {"num_particles": 4, "sigma": 0.1},
 }
 
