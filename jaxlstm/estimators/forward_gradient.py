@@ -129,9 +129,9 @@ def forward_gradient(
         )
         # Alike on all devices, but the tangents of what is each device's own.
         directions = vary(directions.astype(flat.dtype), varying_axes(params))
-        slopes, loss, (hidden, weight) = jax.vmap(
-            derivative, out_axes=(0, None, None)
-        )(directions)
+        slopes, loss, (hidden, weight) = jax.vmap(derivative, out_axes=(0, None, None))(
+            directions
+        )
         grads = unravel(slopes.astype(flat.dtype) @ directions / num_directions)
         state = state._replace(hidden=hidden, num_steps=time + length)
         return Estimate(loss, grads, weight), state
