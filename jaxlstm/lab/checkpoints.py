@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -95,7 +94,7 @@ class Checkpoints:
             )
 
     def save_best(self, params: PyTree, update: int) -> None:
-        """Saves parameters in place of the best ones so far."""
+        """Saves parameters as the best ones so far; what is older goes when it can."""
         self.wait()
         self._saving = self._writer.submit(
             self._save, "best", update, {PARAMS: params}, None
@@ -174,8 +173,7 @@ class Checkpoints:
         """
         rest = template._replace(params=())
         templates = {PARAMS: template.params, TRAINING: rest}
-        step, items = self._read("latest", templates, put_aside=put_aside)
-        notes = json.loads((self._path("latest", step) / NOTES).read_text())
+        _, items, notes = self._read("latest", templates, put_aside=put_aside)
         return items[TRAINING]._replace(params=items[PARAMS]), notes
 
     def restore_params(self, template: PyTree, which: Which) -> tuple[PyTree, int]:
@@ -192,7 +190,7 @@ class Checkpoints:
         template = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), template
         )
-        step, items = self._read(which, {PARAMS: template})
+        step, items, _ = self._read(which, {PARAMS: template})
         # Not bound to that device: they may serve on several as well.
         return jax.tree.map(jnp.asarray, jax.device_get(items[PARAMS])), step
 
@@ -228,8 +226,9 @@ class Checkpoints:
             for old in manager.all_steps():
                 if old == step or old not in self._steps(which):
                     manager.delete(old)
+            saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
             with one_error():
-                manager.save(step, args=_composite(ocp.args.StandardSave, items))
+                manager.save(step, args=ocp.args.Composite(**saved))
             write_text(path / NOTES, json.dumps(notes))
             for written in [*path.rglob("*"), path, path.parent]:
                 sync(written)
@@ -263,17 +262,16 @@ class Checkpoints:
 
     def _read(
         self, which: Which, templates: dict[str, PyTree], *, put_aside: bool = False
-    ) -> tuple[int, Any]:
-        """Returns the youngest step that is as it was saved, and its items."""
+    ) -> tuple[int, Any, Any]:
+        """Returns the youngest step that is as it was saved, its items and notes."""
         while True:
             step = self._find(which, put_aside=put_aside)
             try:
-                return step, self._restore(which, step, templates)
+                return step, *self._restore(which, step, templates)
             except (UserError, OSError):
+                # Who trains may have dropped it meanwhile, for a younger one.
                 if (self._path(which, step) / MANIFEST).exists():
                     raise
-                # Who trains has dropped it meanwhile, for a younger one.
-                self._managers.pop(which).close()
 
     def _find(self, which: Which, *, put_aside: bool = False) -> int:
         """Returns the youngest step whose files are those that were saved."""
@@ -320,14 +318,14 @@ class Checkpoints:
 
     def _manager(self, which: Which) -> ocp.CheckpointManager:
         if which not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                create=self.keep is not None, enable_async_checkpointing=False
-            )
+            options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
             folder = (self.folder / which).resolve()
             self._managers[which] = ocp.CheckpointManager(folder, options=options)
         return self._managers[which]
 
-    def _restore(self, which: Which, step: int, templates: dict[str, PyTree]) -> Any:
+    def _restore(
+        self, which: Which, step: int, templates: dict[str, PyTree]
+    ) -> tuple[Any, Any]:
         path = self._path(which, step)
         saved = json.loads((path / MANIFEST).read_text())["leaves"]
         for item, template in templates.items():
@@ -340,8 +338,15 @@ class Checkpoints:
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
         try:
-            args = _composite(ocp.args.StandardRestore, abstract)
-            return self._manager(which).restore(step, args=args)
+            # Not by a manager, which looks at all steps: others may be dropped now.
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                items = {
+                    item: checkpointer.restore(
+                        (path / item).resolve(), args=ocp.args.StandardRestore(template)
+                    )
+                    for item, template in abstract.items()
+                }
+            return items, json.loads((path / NOTES).read_text())
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: cannot be restored: {reason[:200]}") from error
@@ -360,7 +365,3 @@ def _put_aside(path: Path, folder: Path) -> None:
         number += 1
         name = f"{path.parent.name}-{path.name}-{number}"
     path.rename(folder / name)
-
-
-def _composite(kind: Callable[[Any], Any], items: dict[str, PyTree]) -> Any:
-    return ocp.args.Composite(**{name: kind(item) for name, item in items.items()})

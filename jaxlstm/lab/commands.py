@@ -24,7 +24,7 @@ from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import build, build_model
 from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.listing import Sort, list_runs, print_runs
-from jaxlstm.lab.lock import RunLock
+from jaxlstm.lab.lock import hold
 from jaxlstm.lab.memory import check_memory, out_of_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
@@ -96,7 +96,7 @@ def resume(
     """
     keep_compiled()
     loaded = load_run(run)
-    with RunLock(run):
+    with hold(run):
         finished = loaded.facts["status"] == "finished"
         if not loaded.changed_settings(allow_change) and finished:
             console.print(

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from jaxlstm.lab.errors import UserError, printable
 from jaxlstm.lab.listing import MISSING, print_table
+from jaxlstm.lab.metrics import figures, is_finite
 from jaxlstm.lab.records import (
     Lines,
     best_line,
-    finite,
     read_config,
     read_facts,
     read_lines,
@@ -24,9 +24,6 @@ from jaxlstm.lab.runs import Run
 
 # What run.json holds of what a run was made with. Its settings are those of the config.
 _GROUPS = "versions", "flags", "devices", "data"
-
-# What a line of metrics.jsonl holds beside the measures of the model.
-_BESIDE = "update", "split", "gradient_norm", "skipped", "seconds"
 
 
 class Difference(NamedTuple):
@@ -131,18 +128,18 @@ def _surroundings(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _figures(lines: Lines) -> dict[str, Any]:
     """Returns the final figures: of the best validation, else the last of a split."""
     finals = {line["split"]: line for line in lines}
-    figures = {"updates": max((line["update"] for line in lines), default=0)}
+    found = {"updates": max((line["update"] for line in lines), default=0)}
     best = best_line(lines)
     if best is not None:
         finals["validation"] = best
-        figures["best at update"] = best["update"]
+        found["best at update"] = best["update"]
     for split, line in finals.items():
         name = "last train" if split == "train" else split
-        for measure, value in line.items():
-            if measure not in _BESIDE and (value is None or finite(value)):
+        for measure, value in figures(line).items():
+            if value is None or is_finite(value):
                 # JSON has no numbers that are not finite.
-                figures[f"{name} {measure}"] = math.nan if value is None else value
-    return figures
+                found[f"{name} {measure}"] = math.nan if value is None else value
+    return found
 
 
 def _parting(first: Lines, second: Lines) -> int | None:

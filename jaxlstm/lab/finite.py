@@ -38,6 +38,8 @@ class Guard:
     def check(self, block: Block) -> None:
         """Raises NotFinite at the first update that should have been left out."""
         loss, _, norm = block.metrics
+        if not len(loss) and not block.finite:
+            raise NotFinite(0, "the parameters before it are")
         found, before = None, []
         for n in range(len(loss)):
             before.append(self.skipped)
@@ -50,6 +52,8 @@ class Guard:
                 break
             else:
                 self.skipped += 1
+        if found is None and block.finite:
+            return
         last = found.number if found else len(loss)
         state = block.until(last) if found else block.state
         if not _all_finite(state.params):

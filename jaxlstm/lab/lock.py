@@ -1,11 +1,11 @@
 """One process at a time trains a run."""
 
+import contextlib
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from jaxlstm.lab.errors import UserError
 
@@ -17,53 +17,36 @@ except ImportError:  # Not a POSIX system: nothing is locked there.
 LOCK = ".lock"
 
 
-class RunLock:
-    """Holds a run directory while it is in use, as a context manager.
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Holds a run directory while it is in use.
 
     The lock is the system's (flock): it ends with the process, however that ends. The
     file stays, and means nothing by itself.
 
-    Attributes:
+    Args:
       folder: the run directory.
+
+    Raises:
+      UserError: another process has it, or the folder cannot be written to.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._file: int | None = None
-
-    def __enter__(self) -> Self:
-        """Takes the lock.
-
-        Raises:
-          UserError: another process has it, or the folder cannot be written to.
-        """
-        path = self.folder / LOCK
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
+    path = folder / LOCK
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error.strerror}") from None
+    try:
         if not _take(file, patience=0.2):
             holder = os.read(file, 200).decode(errors="replace").strip()
-            os.close(file)
             raise UserError(
-                f"{self.folder}: is in use by {holder or 'another process'}; wait "
-                "until it ends, or stop it"
+                f"{folder}: is in use by {holder or 'another process'}; wait until it "
+                "ends, or stop it"
             )
-        self._file = file
         os.ftruncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Gives the lock back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        yield
+    finally:
+        os.close(file)
 
 
 def is_locked(folder: Path) -> bool:

@@ -49,7 +49,11 @@ def find_damage(path: Path, run: str = "") -> str | None:
         expected = manifest["files"]
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         return f"{MANIFEST} is not what was written"
-    found = _hash_files(path)
+    try:
+        found = _hash_files(path)
+    except OSError as error:
+        # Who trains may drop it meanwhile.
+        return f"{error.filename or 'a file'} cannot be read: {error.strerror}"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"

@@ -13,6 +13,9 @@ from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.files import cannot_write, write_text
 
+# What a line holds beside the measures of the model.
+_BESIDE = "update", "split", "gradient_norm", "skipped", "seconds"
+
 
 class Writer(Protocol):
     """Takes metrics as they come."""
@@ -136,6 +139,11 @@ def _read(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         yield line + b"\n", values
 
 
+def figures(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a line of metrics measures of the model."""
+    return {name: value for name, value in line.items() if name not in _BESIDE}
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         values = _DECODER.decode(line.decode())
@@ -149,7 +157,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         and 0 <= update < 2**63
         and isinstance(split, str)
         and split.isprintable()
-        and _is_finite(values.get("loss"))
+        and is_finite(values.get("loss"))
     )
     return values if fits else None
 
@@ -166,7 +174,8 @@ def _to_float(digits: str) -> float:
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_to_float)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Returns whether a value is a number that can be reckoned with."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:

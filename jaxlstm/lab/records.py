@@ -5,7 +5,7 @@ are gone, or its checkpoints.
 """
 
 import json
-import math
+import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.fingerprint import flatten
-from jaxlstm.lab.metrics import read_metrics
+from jaxlstm.lab.metrics import is_finite, read_metrics
 from jaxlstm.lab.runs import CONFIG, FACTS, METRICS
 
 Lines = list[dict[str, Any]]
@@ -49,15 +49,12 @@ def read_lines(folder: Path) -> Lines:
       UserError: the file is damaged.
     """
     path = folder / METRICS
-    try:
-        return read_metrics(path) if path.exists() else []
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return read_metrics(path) if os.path.exists(path) else []
 
 
 def best_line(lines: Lines) -> dict[str, Any] | None:
     """Returns the first line with the lowest validation loss."""
-    measured = [x for x in lines if x["split"] == "validation" and finite(x["loss"])]
+    measured = [line for line in lines if line["split"] == "validation"]
     return min(measured, key=lambda line: line["loss"], default=None)
 
 
@@ -71,20 +68,12 @@ def time_spent(facts: Mapping[str, Any], lines: Lines) -> float:
     for line in lines:
         clock = line.get("seconds")
         elapsed = clock.get("elapsed") if isinstance(clock, dict) else None
-        if elapsed is not None and finite(elapsed):
+        if is_finite(elapsed):
             # Each session has a clock of its own.
             total += elapsed - last if elapsed > last else elapsed
             last = elapsed
     noted = facts.get("seconds")
-    return max(total, noted) if noted is not None and finite(noted) else total
-
-
-def finite(value: Any) -> bool:
-    """Returns whether a value is a number that can be reckoned with."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:
-        return False
+    return max(total, noted) if is_finite(noted) else total
 
 
 def _read(path: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Run directories: making one, and reading one back."""
+"""Run directories: reading one back, and holding it to what it began with."""
 
 import contextlib
 import functools

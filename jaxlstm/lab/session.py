@@ -1,6 +1,5 @@
 """A session of a run: from where it stands to its last update."""
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from jaxlstm.lab.metrics import (
     TensorBoard,
     Writer,
     cut_metrics,
+    figures,
     measure,
     starts_with,
 )
@@ -102,7 +102,7 @@ class Session:
             self._checkpoints.close()
         lines = [line for line in run.metrics if line["split"] == "train"]
         # None is left where the file was lost after the last update.
-        return {"last train": _figures(lines[-1]), **results} if lines else results
+        return {"last train": figures(lines[-1]), **results} if lines else results
 
     def finish(self, results: Results, seconds: float) -> None:
         """Draws pictures, writes samples and README, notes that the run is finished."""
@@ -209,11 +209,11 @@ class Session:
         for writer in self._writers:
             writer.sync()
         notes = {
-            "window": self._window,
+            "window": list(self._window),
             "skipped": self._guard.skipped,
             "written": measure(self.run.path / METRICS),
         }
-        self._checkpoints.save(state, json.loads(json.dumps(notes)), prune=prune)
+        self._checkpoints.save(state, notes, prune=prune)
 
     def _end_at(self, block: Block, done: int, found: NotFinite) -> NoReturn:
         """Saves the state before an update and the batch of it, and says what is wrong.
@@ -224,6 +224,15 @@ class Session:
           found: at which of its updates, and what.
         """
         n, skipped, run = found.number, self._guard.skipped, self.run.path
+        if not len(block.metrics.loss):
+            saved = run / CHECKPOINTS / "latest" / str(done)
+            remedy = (
+                f"remove {saved}, and go on from the checkpoint before it with jaxlstm "
+                f"resume {run}"
+                if done
+                else "mend the init of the cell"
+            )
+            raise UserError(f"update {done + 1}: {found.what} not finite; {remedy}")
         self._window.extend(np.stack(block.metrics, axis=1)[:n].tolist())
         self._checkpoints.wait()
         before = self._checkpoints.number("latest")
@@ -331,7 +340,7 @@ class Session:
             )
         if best is not None and best != update:
             params, update = self._checkpoints.restore_params(params, "best")
-        known = {line["update"]: _figures(line) for line in self._validations}
+        known = {line["update"]: figures(line) for line in self._validations}
         results = {}
         for split in self.run.task.splits:
             if split == "validation" and update in known:
@@ -342,12 +351,6 @@ class Session:
         if best is not None:
             self._checkpoints.drop_best_before(best)
         return results
-
-
-def _figures(line: dict[str, Any]) -> dict[str, float]:
-    """Returns a line of metrics.jsonl without what is not a measure of the model."""
-    others = "update", "split", "gradient_norm", "skipped", "seconds"
-    return {name: value for name, value in line.items() if name not in others}
 
 
 def _mean(sums: np.ndarray, weights: np.ndarray) -> float:

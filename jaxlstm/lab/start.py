@@ -12,7 +12,7 @@ from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment
 from jaxlstm.lab.files import cannot_write, write_text
 from jaxlstm.lab.fingerprint import hardware, software
-from jaxlstm.lab.lock import LOCK, RunLock
+from jaxlstm.lab.lock import LOCK, hold
 from jaxlstm.lab.runs import CONFIG, FACTS, VOCABULARY, Run, format_facts
 
 
@@ -70,7 +70,7 @@ def claim_folder(folder: Path, *, named: bool) -> Iterator[Path]:
                 folder = wanted.with_name(f"{wanted.name}-{number}")
     except OSError as error:
         raise cannot_write(folder, error) from None
-    with RunLock(folder):
+    with hold(folder):
         try:
             yield folder
         finally:

@@ -55,12 +55,14 @@ class Block(NamedTuple):
     Attributes:
       state: after its updates.
       metrics: of each update.
+      finite: whether all parameters after its updates are.
       segments: [K, T, B, ...] what they were made from, K >= their number.
       until: `(n) -> state` after the first n of them; makes them again.
     """
 
     state: TrainState
     metrics: Metrics
+    finite: bool
     segments: Segment
     until: Callable[[int], TrainState]
 
@@ -145,24 +147,28 @@ class Trainer(NamedTuple):
 
     def compile(
         self, state: TrainState, block: Segment
-    ) -> Callable[[TrainState, Segment, int], tuple[TrainState, Metrics]]:
-        """Returns `(state, block [K, T, B, ...], count) -> (state, Metrics [K])`.
+    ) -> Callable[[TrainState, Segment, int], tuple[TrainState, Metrics, Array]]:
+        """Returns a function that makes the first updates of a block.
 
-        It makes the first `count` updates of a block. One compilation serves every
-        count.
+        It is `(state, block [K, T, B, ...], count) -> (state, Metrics [K], finite)`,
+        the last of which says whether all parameters are finite after the `count`
+        updates. One compilation serves every count.
         """
 
         def updates(
             state: TrainState, block: Segment, count: Array
-        ) -> tuple[TrainState, Metrics]:
-            return scan_first(self.update, state, block, count)
+        ) -> tuple[TrainState, Metrics, Array]:
+            state, metrics = scan_first(self.update, state, block, count)
+            leaves = jax.tree.leaves(state.params)
+            finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+            return state, metrics, jnp.all(jnp.array(finite))
 
         alike, specs = PartitionSpec(), self._specs(state)
         mapped = spread(
             updates,
             self.mesh,
             (specs, batch_specs(block, axis=2), alike),
-            (specs, Metrics(alike, alike, alike)),
+            (specs, Metrics(alike, alike, alike), alike),
         )
         # The state that is given stays: it is saved meanwhile, and gone back to.
         return jax.jit(mapped)
@@ -210,7 +216,7 @@ def fit(
             compiled[shapes] = trainer.compile(state, segments)
             count = 0
         call, before, began = compiled[shapes], state, time.perf_counter()
-        state, metrics = call(before, segments, count)
+        state, metrics, finite = call(before, segments, count)
         done += count
         if not first:
             # The device is at work meanwhile.
@@ -219,7 +225,7 @@ def fit(
         if not first:
             pace.took(count, time.perf_counter() - began)
         until = functools.partial(_until, call, before, segments)
-        yield Block(state, metrics, segments, until)
+        yield Block(state, metrics, bool(finite), segments, until)
 
 
 def _until(call: Any, state: TrainState, segments: Segment, count: int) -> TrainState:

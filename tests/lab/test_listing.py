@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jaxlstm.lab import UserError
 from jaxlstm.lab.listing import list_runs, print_runs
-from jaxlstm.lab.lock import RunLock
+from jaxlstm.lab.lock import hold
 
 FACTS = {"status": "finished", "seconds": 75.0, "updates": 2000}
 CONFIG = '[task]\nuse = "gone.away:Task"\n[train]\nnum_updates = 2_000\n'
@@ -65,7 +65,7 @@ def test_row_says_what_the_files_say(command):
 def test_status_tells_who_is_at_work(noted, idle, at_work):
     folder = make_run("runs/x", status=noted)
     assert list_runs(Path("runs"))[0].status == idle
-    with RunLock(folder):
+    with hold(folder):
         assert list_runs(Path("runs"))[0].status == at_work
     # The file of the lock is still there.
     assert list_runs(Path("runs"))[0].status == idle

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -17,11 +18,12 @@ import numpy as np
 import pydantic
 import pytest
 
+from jaxlstm.cells import make_rnn
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.checkpoints import Checkpoints, DamagedCheckpoint
 from jaxlstm.lab.fingerprint import Change, check_changes
 from jaxlstm.lab.finite import Guard, NotFinite
-from jaxlstm.lab.lock import RunLock, is_locked
+from jaxlstm.lab.lock import hold, is_locked
 from jaxlstm.lab.manifest import MANIFEST, make_manifest
 from jaxlstm.lab.signals import Interrupted, StopRequest
 from jaxlstm.lab.training import Metrics, TrainState
@@ -387,7 +389,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(config, command):
 def test_one_process_trains_a_run(stopped, command):
     folder = stopped.path
     assert not is_locked(folder)
-    with RunLock(folder):
+    with hold(folder):
         assert is_locked(folder)
         (line,) = command("resume", "stopped").faults
         assert line == (
@@ -432,7 +434,7 @@ class Replay:
 
     def __init__(self, count, *, params=math.inf, loss=(), skipped=()):
         self.looked = 0
-        self.bad = params
+        self.bad, self.finite = params, count <= params
         figures = np.ones((3, count))
         figures[0, list(loss)] = np.nan
         figures[2, list(skipped)] = np.inf
@@ -462,6 +464,54 @@ def test_what_is_not_finite_is_found_by_halving(block, most, number, what):
     assert caught.value.number == number
     assert caught.value.what.startswith(what)
     assert block.looked <= 13
+
+
+def test_parameters_that_are_finite_are_not_looked_at():
+    block: Any = Replay(1000)
+    block.state = None
+    Guard(0).check(block)
+    assert block.looked == 1
+
+
+def test_parameters_that_are_not_finite_at_the_start_are_named():
+    with pytest.raises(NotFinite, match="before it") as caught:
+        Guard(0).check(Replay(0, params=-1))
+    assert caught.value.number == 0
+
+
+def broken_cell():
+    cell = make_rnn()
+
+    def init(*arguments, **options):
+        params = cell.init(*arguments, **options)
+        return params._replace(b=jnp.nan * params.b)
+
+    return cell._replace(init=init)
+
+
+def test_cell_that_draws_what_is_not_finite_is_told_so(config, command):
+    cell = "model.cell=tests.lab.test_resume:broken_cell"
+    (fault,) = command("run", config, cell, "--out", "out").faults
+    assert fault == (
+        "update 1: the parameters before it are not finite; mend the init of the cell"
+    )
+
+
+def test_checkpoint_that_is_not_finite_is_named(stopped, command):
+    run = load_run("stopped")
+    state = run.state
+    params = jax.tree.map(lambda leaf: jnp.nan * leaf, state.params)
+    shutil.rmtree("stopped/checkpoints/latest/5")
+    checkpoints = Checkpoints(Path("stopped/checkpoints"), keep=2, run=run.facts["id"])
+    notes = {"window": [], "skipped": 0, "written": None}
+    checkpoints.save(state._replace(params=params), notes)
+    checkpoints.close()
+    (fault,) = command("resume", "stopped").faults
+    assert fault == (
+        "update 6: the parameters before it are not finite; remove "
+        "stopped/checkpoints/latest/5, and go on from the checkpoint before it with "
+        "jaxlstm resume stopped"
+    )
 
 
 def test_a_reader_that_leaves_ends_no_run(config, tmp_path):

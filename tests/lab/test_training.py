@@ -19,6 +19,7 @@ from jaxlstm.lab.devices import AXIS, make_mesh
 from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.training import Trainer, fit
 from jaxlstm.model import make_model
+from jaxlstm.noise import fold_in
 from tests.helpers import assert_close, jit
 from tests.lab.tiny import Tiny
 
@@ -37,12 +38,12 @@ def mesh_of(count):
 def noisy(model):
     """Returns the model with noise on its predictions, drawn by each example's key."""
 
-    def readout(params, state, *, key=None):
+    def readout(params, state, *, key=None, time=0):
         prediction = model.readout(params, state)
         if key is None:
             return prediction
         draw = functools.partial(jax.random.normal, shape=(T, 1), dtype=jnp.float32)
-        return prediction + jnp.moveaxis(jax.vmap(draw)(key), 0, 1)
+        return prediction + jnp.moveaxis(jax.vmap(draw)(fold_in(key, time)), 0, 1)
 
     return model._replace(readout=readout)
 
@@ -168,7 +169,7 @@ def test_segment_without_weight_changes_nothing():
     state = trainer.init(jax.random.key(0), B)
     before = jax.device_get(state.params)
     calls = fit(trainer, state, Source(segments), lambda n: 1, 1)
-    *_, (after, metrics, _, _) = calls
+    *_, (after, metrics, *_) = calls
     chex.assert_trees_all_equal(jax.device_get(after.params), before)
     assert metrics.loss == metrics.weight == metrics.gradient_norm == 0
 
@@ -184,7 +185,7 @@ def test_a_skipped_segment_changes_no_state(num_devices):
     trainer = make_trainer(num_devices, optimizer=optimizer, noise=True)
     trainer = trainer._replace(skips=True)
     before = trainer.init(jax.random.key(0), B)
-    *_, (after, metrics, _, _) = fit(trainer, before, Source(segments), lambda n: 1, 1)
+    *_, (after, metrics, *_) = fit(trainer, before, Source(segments), lambda n: 1, 1)
     assert not np.isfinite(metrics.loss) and not np.isfinite(metrics.gradient_norm)
     assert int(after.num_updates) == 1 and int(after.optimizer.notfinite_count) == 1
     for name in ("params", "estimator"):
@@ -212,7 +213,7 @@ def test_weights_of_steps_alone_count_for_every_example(num_devices):
 
     trainer = make_trainer(num_devices)
     state = trainer.init(jax.random.key(0), B)
-    *_, (_, metrics, _, _) = fit(trainer, state, Source(segments), lambda n: 1, 1)
+    *_, (_, metrics, *_) = fit(trainer, state, Source(segments), lambda n: 1, 1)
     assert metrics.weight == 3 * B
     evaluate = Evaluator(trainer.model, TASK, trainer.mesh)
     params = jax.device_get(trainer.init(jax.random.key(0), B).params)
