@@ -25,11 +25,11 @@ N, SIGMA = 4, 0.1
 
 def run_segments(estimator, params, state, segments):
     """Returns the sum of the estimates of segments in a row, and the last state."""
-    total = None
+    estimates = []
     for segment in segments:
         estimate, state = estimator.estimate(params, state, segment)
-        total = estimate if total is None else jax.tree.map(jnp.add, total, estimate)
-    return total, state
+        estimates.append(estimate)
+    return jax.tree.map(lambda *x: sum(x), *estimates), state
 
 
 def cut_all(segment, lengths):
@@ -281,6 +281,7 @@ def smoothed(sigma, num_nodes=24):
             perturbed = unravel(flat + (shift + sigma * pair[t // 2]) * direction)
             if state is None:
                 state = model.initial_state(perturbed, ())
+            assert model.step is not None
             state = model.step(perturbed.recurrent, state, inputs[t])
             prediction = model.readout(perturbed, state)
             total = total + squared_error(prediction, targets[t])
