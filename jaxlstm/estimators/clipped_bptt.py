@@ -50,9 +50,9 @@ def clipped_bptt(
     which clipping the sum afterwards, as an optimizer does, cannot undo.
 
     *Biased* wherever a bound is met; where none is, the gradient of `bptt`. Clipping is
-    not linear, so that there is no `jvp` of it, nor a `jaxlstm.rule`: JAX derives the
-    scan step by step. Between segments the state is carried and the gradient is cut.
-    Costs O(T H) memory and O(P) time a step, with P weights.
+    not linear: JAX refuses a `jvp` of the states, and differentiates step by step, not
+    by the rule of `jaxlstm.rule`. Between segments the state is carried and the
+    gradient is cut. Costs O(T H) memory and O(P) time a step, with P weights.
 
     Args:
       model: the model. For `z` and `c`, its cell has a gated form.
