@@ -107,7 +107,9 @@ def estimates_of(estimator, direction_keys):
 
         start = exact.init(params, (B,), jax.random.key(0))
         gradient = exact.estimate(params, start, segment)[0].grads
-        return ravel_pytree(gradient)[0], jax.vmap(one)(direction_keys)
+        return ravel_pytree(gradient)[0], jax.lax.map(
+            one, direction_keys, batch_size=64
+        )
 
     return jax.tree.map(np.asarray, run(params, make_segment()))
 
@@ -149,6 +151,30 @@ def test_square_error_of_normal_directions(x64):
     bound = 5 * np.sqrt(variance / count)
     assert bound < 1
     assert abs(relative_square_error(gradient, estimates).mean() - (p + 1)) < bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", ["normal", "signs"])
+def test_error_of_a_mean_falls_as_the_root_of_the_number(distribution, x64):
+    """The mean of N directions has a square error of (P +- 1) / N, to three decades.
+
+    It is seen in R draws of that mean. Its spread about that is less than sqrt(2)
+    times it where N is large, as of any sum of squares of normal numbers; for N = 1 it
+    is at most twice it, by the variance above. The bound is of five standard errors.
+    """
+    count, (model, params) = 1024, tiny_problem()
+    p = flatten(params).size
+    constant = p + 1 if distribution == "normal" else p - 1
+    for number in (1, 10, 100, 1000):
+        estimator = forward_gradient(
+            model, squared_error, distribution=distribution, num_directions=number
+        )
+        keys = jax.random.split(jax.random.key(number), count)
+        gradient, estimates = estimates_of(estimator, keys)
+        error = relative_square_error(gradient, estimates).mean()
+        np.testing.assert_allclose(
+            error * number / constant, 1, atol=5 * 2 / np.sqrt(count)
+        )
 
 
 def test_drawn_signs_are_signs(x64):
@@ -224,7 +250,7 @@ def test_two_devices_are_as_one(x64):
     assert_close(after_two.hidden, after_one.hidden)
 
 
-def test_keys_are_those_of_bptt_and_the_directions_have_another():
+def test_keys_are_those_of_bptt_and_the_directions_have_another(x64):
     model, params = tiny_problem()
     key = jax.random.key(5)
     state = forward_gradient(model, squared_error).init(params, (B,), key)
@@ -233,7 +259,7 @@ def test_keys_are_those_of_bptt_and_the_directions_have_another():
     assert not jnp.any(state.keys == state.direction_key)
 
 
-def test_bad_options_are_refused_by_name():
+def test_bad_options_are_refused_by_name(x64):
     model, _ = tiny_problem()
     with pytest.raises(ValueError, match="num_directions: value is 0; use 1 or more"):
         forward_gradient(model, squared_error, num_directions=0)

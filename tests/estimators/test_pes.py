@@ -119,6 +119,8 @@ PROBLEMS = {
 def test_pes_is_its_definition(name, lengths, x64):
     model, params = PROBLEMS[name]()
     segment, lengths = make_segment(), np.asarray(lengths)
+    segment.resets[2, 1] = 1
+    assert not segment.mask[2, 1]
     estimator = pes(model, squared_error, num_particles=N, sigma=SIGMA)
     state = estimator.init(params, (B,), jax.random.key(2))
     # What stands in the first state was made of other parameters, and is passed over.
@@ -408,7 +410,7 @@ def test_two_devices_are_as_one(x64):
         ({"sigma": float("nan")}, "sigma: value is nan; use a positive number"),
     ],
 )
-def test_bad_options_are_refused_by_name(options, message):
+def test_bad_options_are_refused_by_name(options, message, x64):
     model, _, _ = small_problem()
     with pytest.raises(ValueError, match=message):
         pes(model, squared_error, **{"num_particles": 2, "sigma": 0.1} | options)
