@@ -225,7 +225,7 @@ def online(
         params, state, segment, feedback, origin = vary_together(
             (params, state, segment, feedback, origin)
         )
-        linear_axes = LinearStep(None, 0, 0, 0, None)
+        linear_axes: Any = LinearStep(None, *(0, 0, 0), None)  # type: ignore[arg-type]
         trace_all = _over_batch(trace_step, keys.ndim, (0, linear_axes, 0, 0, 0))
 
         def restart(where: Array, hidden: Any, influence: Any, time: Array) -> Any:
