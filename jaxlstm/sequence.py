@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.backends.deer import deer
 from jaxlstm.cells.base import Cell, preactivations
 from jaxlstm.cells.lstm import LSTMParams, LSTMState, make_lstm
 from jaxlstm.rule import (
@@ -21,6 +22,7 @@ from jaxlstm.rule import (
     select,
 )
 from jaxlstm.shapes import (
+    OptionError,
     broadcast_state,
     check_choice,
     check_floating,
@@ -28,12 +30,14 @@ from jaxlstm.shapes import (
     check_lengths,
     check_state,
     check_time_axes,
+    check_wide,
 )
 from jaxlstm.types import Array
 from jaxlstm.varying import vary_together
 
 Remat = Literal["none", "step", "sqrt", "sqrt_step"]
 Derivative = Literal["rule", "autodiff"]
+Engine = Literal["scan", "deer"]
 
 
 def unroll(
@@ -51,6 +55,7 @@ def unroll(
     remat: Remat = "none",
     derivative: Derivative = "rule",
     compute_dtype: Any = None,
+    engine: Engine = "scan",
 ) -> tuple[Any, Any]:
     """Runs a cell over a sequence.
 
@@ -82,6 +87,9 @@ def unroll(
         take the latter.
       compute_dtype: dtype of the factors of all products, such as `jnp.bfloat16`;
         sums, states and parameters keep theirs. For gated cells.
+      engine: "scan", step after step; or "deer", all steps at once by Newton's method,
+        see `jaxlstm.backends.deer`. The latter has a derivative of its own and takes
+        neither `remat`, "autodiff", `compute_dtype` nor `Hooks`.
 
     Returns:
       The last state, and the states after every step, leaves [T, ..., H]. On masked
@@ -98,6 +106,9 @@ def unroll(
     """
     check_choice("remat", remat, Remat)
     check_choice("derivative", derivative, Derivative)
+    check_choice("engine", engine, Engine)
+    if engine == "deer":
+        check_deer(remat, derivative, compute_dtype, edges)
     if cell.gated is None and compute_dtype is not None:
         raise ValueError("compute_dtype: the cell has no gated form to apply it to")
     inputs = jnp.asarray(inputs)
@@ -136,7 +147,10 @@ def unroll(
     )
     by_rule = derivative == "rule" and cell.gated is not None and hooks is None
     run = _rule_scan if by_rule else _plain_scan
-    if run is _rule_scan:
+    if engine == "deer":
+        check_wide("state", start)
+        run = _deer
+    elif by_rule:
         check_floating("state", start)
     options = Options(reverse, "step" in remat, compute_dtype, hooks)
 
@@ -285,6 +299,35 @@ def _plain_scan(
     return jax.lax.scan(step, state, (inputs, controls), reverse=options.reverse)
 
 
+def _deer(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    reset_state: Any,
+    inputs: Array,
+    controls: Controls,
+    options: Options,
+) -> tuple[Any, Any]:
+    def turn(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[::-1], tree) if options.reverse else tree
+
+    def step(params: Any, state: Any, x: Array, edges: Edges | None) -> Any:
+        return advance(cell, params, state, x, edges)
+
+    mask, resets, edges = turn(controls)
+    last, states = deer(
+        step,
+        params,
+        state,
+        reset_state,
+        turn(inputs),
+        mask=mask,
+        resets=resets,
+        edges=edges,
+    )
+    return last, turn(states)
+
+
 def advance(
     cell: Cell,
     params: Any,
@@ -324,6 +367,26 @@ def _pass(edges: Edges | Hooks, name: str, value: Any) -> Any:
     if isinstance(edges, Edges):
         return edge(value, way)
     return value if way is None else jax.tree.map(way, value)
+
+
+def check_deer(
+    remat: Remat = "none",
+    derivative: Derivative = "rule",
+    compute_dtype: Any = None,
+    edges: Edges | Hooks | None = None,
+) -> None:
+    """Raises OptionError if an option of `unroll` is not for the engine "deer"."""
+    refused = {
+        f'remat: is "{remat}"': remat != "none",
+        f'derivative: is "{derivative}"': derivative != "rule",
+        f"compute_dtype: is {compute_dtype}": compute_dtype is not None,
+        "edges: are hooks": isinstance(edges, Hooks),
+    }
+    for value, wrong in refused.items():
+        if wrong:
+            raise OptionError(
+                f'{value}, which engine "deer" does not take; use engine="scan"'
+            )
 
 
 def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:

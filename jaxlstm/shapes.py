@@ -102,6 +102,17 @@ def check_floating(name: str, state: Any) -> None:
             )
 
 
+def check_wide(name: str, state: Any) -> None:
+    """Raises TypeError unless all leaves of a state are float32, or all float64."""
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(state)}
+    if dtypes not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise TypeError(
+            f'{name}: dtype {found}; engine "deer" takes float32 or float64 alone; '
+            'use engine="scan"'
+        )
+
+
 def check_structure(name: str, state: Any, expected: Any) -> None:
     """Raises ValueError unless a state has the structure expected of it."""
     if jax.tree.structure(state) != jax.tree.structure(expected):

@@ -1,0 +1,1 @@
+"""Other engines for the recurrence that `jaxlstm.sequence` scans."""
