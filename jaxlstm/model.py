@@ -10,7 +10,14 @@ from jaxlstm import noise
 from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
 from jaxlstm.rule import Edges, Hooks
-from jaxlstm.sequence import Derivative, Remat, advance, unroll
+from jaxlstm.sequence import (
+    Derivative,
+    Engine,
+    Remat,
+    advance,
+    check_deer,
+    unroll,
+)
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
 
@@ -192,6 +199,7 @@ def make_model(
     dropout: float = 0.0,
     initializer: str | Initializer = "glorot_orthogonal",
     derivative: Derivative = "rule",
+    engine: Engine = "scan",
     compute_dtype: Any = None,
     dtype: Any = jnp.float32,
 ) -> Model:
@@ -221,6 +229,8 @@ def make_model(
         never [1].
       initializer: of embedding and readout; the cell has its own.
       derivative: "rule" or "autodiff", as in `unroll`.
+      engine: of `unroll`: "scan", or "deer" for all steps at once; `step` does not
+        depend on it.
       compute_dtype: dtype of the factors of all products in the cells, or None.
       dtype: of all parameters and states.
 
@@ -239,6 +249,9 @@ def make_model(
     """
     check_choice("inputs", inputs, InputKind)
     check_choice("readout", readout, Readout)
+    check_choice("engine", engine, Engine)
+    if engine == "deer":
+        check_deer(derivative=derivative, compute_dtype=compute_dtype)
     if readout == "none" and tied:
         raise OptionError('tied: there is no readout to tie; set readout = "linear"')
     sizes = {
@@ -359,6 +372,7 @@ def make_model(
                 remat=remat,
                 derivative=derivative,
                 compute_dtype=compute_dtype,
+                engine=engine,
             )
             outputs = cell.output(layer_states)
             lasts.append(last)

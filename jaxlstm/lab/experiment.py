@@ -81,6 +81,7 @@ def build_model(config: Config, parts: ModelParts | None = None) -> Model:
             dropout=section.dropout,
             initializer=section.initializer,
             derivative=section.derivative,
+            engine=section.engine,
             compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
             dtype=jnp.dtype(section.dtype),
         )

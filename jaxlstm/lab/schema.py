@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from jaxlstm.model import Readout
-from jaxlstm.sequence import Derivative
+from jaxlstm.sequence import Derivative, Engine
 
 # JAX counts updates in 32 bits.
 Count = Annotated[int, Field(gt=0, lt=2**31)]
@@ -58,6 +58,7 @@ class ModelSection(OpenSection):
     )
     initializer: str = "glorot_orthogonal"
     derivative: Derivative = "rule"
+    engine: Engine = "scan"
     dtype: Literal["float32", "float64"] = "float32"
     compute_dtype: Literal["bfloat16"] | None = None
 
