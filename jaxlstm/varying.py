@@ -27,3 +27,8 @@ def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
 def vary_together(tree: PyTree) -> PyTree:
     """Marks every leaf as varying along all axes along which some leaf varies."""
     return vary(tree, varying_axes(tree))
+
+
+def like_varying(tree: PyTree, other: PyTree) -> PyTree:
+    """Marks every leaf as varying along the axes along which `other` varies."""
+    return vary(tree, varying_axes(other))

@@ -19,6 +19,7 @@ from jaxlstm.estimators.dense import flat
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model, RecurrentParams
 from jaxlstm.types import Array, PyTree
+from jaxlstm.varying import like_varying
 
 NUM_POINTS = 3
 
@@ -100,8 +101,10 @@ def linearise(model: Model, step: LinearStep) -> ColumnStep:
     assert layers is not None
     weights, rest = split(model, step.recurrent)
     vector, unflatten = ravel_pytree(step.previous)
-    basis = jnp.eye(len(vector), dtype=vector.dtype)
-    offsets = [jnp.zeros(num_columns(w), vector.dtype) for w in weights]
+    basis = like_varying(jnp.eye(len(vector), dtype=vector.dtype), vector)
+    offsets = like_varying(
+        [jnp.zeros(num_columns(w), vector.dtype) for w in weights], vector
+    )
 
     def run(vector: Array, offsets: Any, small: Any, embedding: Any) -> Any:
         x = layers.encode(embedding, step.x)

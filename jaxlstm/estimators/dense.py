@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxlstm.estimators.traces import LinearStep, Trace
 from jaxlstm.model import Model, StepFn
 from jaxlstm.types import Array, Key, PyTree
+from jaxlstm.varying import like_varying
 
 
 def dense(model: Model, mask: Callable[[LinearStep], PyTree] | None = None) -> Trace:
@@ -55,7 +56,7 @@ def dense(model: Model, mask: Callable[[LinearStep], PyTree] | None = None) -> T
 def jacobians(step_fn: StepFn, step: LinearStep) -> tuple[Array, PyTree]:
     """Returns J [S, S] and I, leaves [S, *shape], of a step of one example."""
     vector, unflatten = ravel_pytree(step.previous)
-    basis = jnp.eye(len(vector), dtype=vector.dtype)
+    basis = like_varying(jnp.eye(len(vector), dtype=vector.dtype), vector)
     columns = jax.vmap(lambda v: flat(step.push_forward(step_fn, unflatten(v))))(basis)
     rows = jax.vmap(lambda v: step.pull_back(step_fn, unflatten(v)))(basis)
     return columns.T, rows

@@ -216,7 +216,7 @@ def _push(
     fields = range(len(block))
     diagonal = [[layer.by_state[f, k] for k in fields] for f in fields]
     known = [[bool(units.by_state[f, k]) for k in fields] for f in fields]
-    products: list[Any] = [None] * len(block)
+    products = None
     for k in fields:
         rows = None if carry == "state" else _rows(units, layer.weights, k)
         if rows is None:
@@ -228,14 +228,16 @@ def _push(
                 diagonal[f][k], known[f][k] = diagonal[f][k] + within[f], True
             continue
         jacobian = jnp.einsum("fgj,rgj->fjr", by_z, rows)
-        for f in fields:
-            product = jax.tree.map(
-                lambda leaf, j=jacobian[f]: jnp.tensordot(j, leaf, 1), block[k]
-            )
-            products[f] = product if products[f] is None else add(products[f], product)
+        # All fields by one product: it reads M once.
+        product = jax.tree.map(
+            lambda leaf, j=jacobian: jnp.tensordot(j, leaf, 1), block[k]
+        )
+        products = product if products is None else add(products, product)
 
     def push(f: int) -> Theta:
-        total = products[f]
+        total = None
+        if products is not None:
+            total = jax.tree.map(lambda leaf: leaf[f], products)
         for k in fields:
             if known[f][k]:
                 scaled = _map(

@@ -21,6 +21,7 @@ from jaxlstm.cells.base import Cell, GatedWeights, num_columns, preactivations
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model
 from jaxlstm.types import Array
+from jaxlstm.varying import like_varying
 
 NUM_POINTS = 3
 
@@ -210,9 +211,8 @@ def linearise(model: Model, units: Units, step: LinearStep) -> list[LayerStep]:
     assert layers is not None and gated is not None
     size, found = units.hidden_size, []
     num_fields, num_gates = units.by_z.shape
-    kinds = jnp.eye(
-        num_fields + num_gates, dtype=jax.tree.leaves(step.previous)[0].dtype
-    )
+    dtype = jax.tree.leaves(step.previous)[0].dtype
+    kinds = like_varying(jnp.eye(num_fields + num_gates, dtype=dtype), step.previous)
     below: Any = None
     for n, params in enumerate(step.recurrent.layers):
         state = step.previous[n]
