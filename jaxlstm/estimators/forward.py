@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlstm.estimators.base import LossFn, Segment, score
 from jaxlstm.model import Model
 from jaxlstm.noise import fold_in
+from jaxlstm.sequence import scan_chunks
 from jaxlstm.types import Array, Key, PyTree
 
 
@@ -22,6 +23,9 @@ def forward(
 ) -> tuple[Any, Array, Array]:
     """Runs a segment from the state carried into it.
 
+    It goes by chunks of about sqrt(T) steps, so that no more states than those of one
+    are there at a time, nor more of their tangents.
+
     Args:
       model: the model.
       loss_fn: `(prediction, target) -> loss of each example`.
@@ -35,15 +39,26 @@ def forward(
     Returns:
       The state after the segment, and losses and weights [T, B] as `score` gives them.
     """
+
+    def chunk(hidden: Any, xs: tuple[Array, Segment]) -> tuple[Any, Any]:
+        steps, segment = xs
+        hidden, states = model.unroll(
+            params.recurrent,
+            hidden,
+            segment.inputs,
+            mask=segment.mask,
+            resets=segment.resets,
+            key=fold_in(keys, 0),
+            time=steps[0],
+        )
+        predictions = model.readout(params, states, key=fold_in(keys, 1), time=steps[0])
+        return hidden, score(loss_fn, predictions, segment)
+
     start = model.initial_state(params, keys.shape)
-    hidden, states = model.unroll(
-        params.recurrent,
-        jax.tree.map(lambda new, old: jnp.where(time == 0, new, old), start, hidden),
-        segment.inputs,
-        mask=segment.mask,
-        resets=segment.resets,
-        key=fold_in(keys, 0),
-        time=time,
+    hidden = jax.tree.map(
+        lambda new, old: jnp.where(time == 0, new, old), start, hidden
     )
-    predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
-    return hidden, *score(loss_fn, predictions, segment)
+    length = len(jax.tree.leaves(segment.inputs)[0])
+    steps = time + jnp.arange(length)
+    hidden, (losses, weights) = scan_chunks(chunk, hidden, (steps, segment))
+    return hidden, losses, weights

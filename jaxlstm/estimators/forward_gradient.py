@@ -62,8 +62,9 @@ def forward_gradient(
         E |g - dL/dtheta|^2 = (P + 1)/N |dL/dtheta|^2     for normal directions
                               (P - 1)/N |dL/dtheta|^2     for signs
 
-    Costs O(N P) time a step and O(N P) memory, beside the states of a segment with N
-    tangents of each. Nothing is kept for a way back.
+    Costs O(N P) time a step, and O(N (P + sqrt(T) H)) memory: the states of about
+    sqrt(T) steps with their tangents are there at a time, and nothing is kept for a
+    way back.
 
     Args:
       model: the model.

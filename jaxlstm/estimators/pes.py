@@ -85,7 +85,7 @@ def pes(
     The loss returned is the mean over the particles. Nothing is differentiated, so
     that model and loss may have steps and jumps.
 
-    Costs O(B N P) memory and O(N P) time a step and example.
+    Costs O(N P) time a step and O(N (P + sqrt(T) H)) memory, for each example.
 
     Args:
       model: the model.

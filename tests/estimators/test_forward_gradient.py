@@ -10,15 +10,27 @@ from jax.flatten_util import ravel_pytree
 
 from jaxlstm.cells import make_gru, make_lstm, make_rnn
 from jaxlstm.estimators import bptt, forward_gradient
+from jaxlstm.noise import dropout
 from tests.estimators.devices import estimate_on
 from tests.estimators.problems import B, T, cut, make_segment, problem, squared_error
 from tests.helpers import assert_close, jit
+
+
+def noisy_problem():
+    """Two layers with noise between them, and on what they predict."""
+    model, params = problem(make_lstm(), num_layers=2, dropout=0.5)
+
+    def readout(params, state, *, key, time):
+        return dropout(model.readout(params, state), 0.5, key, time)
+
+    return model._replace(readout=readout), params
+
 
 PROBLEMS = {
     "lstm": lambda: problem(make_lstm()),
     "gru": lambda: problem(make_gru()),
     "rnn": lambda: problem(make_rnn()),
-    "noisy_layers": lambda: problem(make_lstm(), num_layers=2, dropout=0.5),
+    "noisy_layers": noisy_problem,
     "no_gated_form": lambda: problem(make_lstm()._replace(gated=None)),
 }
 
