@@ -43,7 +43,7 @@ from jaxlstm.types import Array, PyTree
 MAX_ITERATIONS = 64
 
 # A step holds when it is met to within so many roundings, as it is in a scan.
-ROUNDINGS = 32
+ROUNDINGS = 16
 
 # (params, state, x, edges) -> state, of one example.
 StepFn = Callable[[Any, Any, Any, Any], Any]
@@ -289,8 +289,8 @@ def _join(first: Any, second: Any) -> Any:
 def _multiply(matrix: Array, other: Array) -> Array:
     """Multiplies [..., S, S] by [..., S, S], or by [..., S]."""
     if other.ndim == matrix.ndim:
-        return matrix @ other
-    return (matrix @ other[..., None])[..., 0]
+        return jnp.matmul(matrix, other, precision="highest")
+    return _multiply(matrix, other[..., None])[..., 0]
 
 
 def _holds(progress: Progress) -> Array:
@@ -298,7 +298,7 @@ def _holds(progress: Progress) -> Array:
     states, defects, _ = progress
     size = jnp.abs(states + defects).max(-1)
     rounding = ROUNDINGS * jnp.finfo(size.dtype).eps
-    return jnp.abs(defects).max(-1) <= rounding * size
+    return jnp.isfinite(size) & (jnp.abs(defects).max(-1) <= rounding * size)
 
 
 def _before(system: System, states: Array) -> Array:
