@@ -352,7 +352,7 @@ def models():
 
 @pytest.mark.parametrize(
     ("estimator", "options", "num_devices"),
-    [(bptt, {}, 1), (bptt, {"remat": "sqrt"}, 2), (h_detach, {"probability": 0.5}, 1)],
+    [(bptt, {}, 1), (bptt, {"remat": "sqrt"}, 2), (h_detach, {"p": 0.5}, 1)],
 )
 def test_estimators_take_either_engine(x64, estimator, options, num_devices):
     *pair, params = models()
@@ -364,14 +364,12 @@ def test_estimators_take_either_engine(x64, estimator, options, num_devices):
     assert_close(*results)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_training_by_a_config(tmp_path, monkeypatch, devices):
-    """Every option of the file stands for itself; the figures are those of the scan."""
+def test_training_by_a_config_on_two_devices(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(tiny.CONFIG)
     runs = []
     for name in ("deer", "scan"):
-        options = f"model.engine={name}", f"devices={devices}"
+        options = f"model.engine={name}", "devices=2"
         commands.main(["run", "tiny.toml", *options, "--out", name])
         runs.append(load_run(tmp_path / name))
     deer, scan = (run.params for run in runs)
@@ -391,7 +389,7 @@ def test_training_by_a_config(tmp_path, monkeypatch, devices):
         ({"edges": Hooks(h=jnp.tanh)}, 'edges: are hooks, .* engine="scan"'),
     ],
 )
-def test_what_deer_cannot_do_is_refused(options, message):
+def test_what_deer_cannot_do_is_refused(x64, options, message):
     problem = make_problem(BUILT_IN["lstm"])
     given = {"engine": "deer", **options}
     with pytest.raises(OptionError, match=message):
