@@ -112,8 +112,13 @@ def test_names_and_options_are_those_of_the_tables(heading, key, table):
         fields = options_model(table[name]).model_fields
         assert list(shown) == [option for option in fields if option != SHARED], name
         for option, text in shown.items():
-            value = tomllib.loads(f"value = {text}")["value"]
-            assert value == fields[option].default, (name, option)
+            default = fields[option].get_default()
+            if fields[option].is_required() or default is None:
+                required = fields[option].is_required()
+                assert text == ("required" if required else "none"), (name, option)
+            else:
+                value = tomllib.loads(f"value = {text}")["value"]
+                assert value == default, (name, option)
             for choice in find_choices(fields[option].annotation):
                 assert f'"{choice}"' in cell, (name, option)
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 import tomli_w
@@ -19,10 +19,24 @@ from jaxlstm.lab.options import (
     options_model,
 )
 from jaxlstm.lab.overrides import apply_overrides, parse_toml
-from jaxlstm.lab.schema import ConfigFile, OpenSection
+from jaxlstm.lab.schema import ConfigFile, OpenSection, ShadowSection
 from jaxlstm.lab.task import Task
 from jaxlstm.lab.wording import Reporter
 from jaxlstm.shapes import OptionError
+
+
+class ShadowConfig(NamedTuple):
+    """An estimator that is compared with the one that trains.
+
+    Attributes:
+      label: its name and those of its options that are not their defaults.
+      name: a key of `ESTIMATORS` or an import path.
+      options: all of them.
+    """
+
+    label: str
+    name: str
+    options: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +50,7 @@ class Config:
       task: the task.
       cell: the cell.
       estimator_options: of the estimator, defaults filled in.
+      shadows: the estimators that are compared with it.
       optimizer_options: of the optimizer, defaults filled in.
       cell_options: of the cell, defaults filled in.
     """
@@ -47,6 +62,7 @@ class Config:
     cell: Cell
     cell_options: dict[str, Any]
     estimator_options: dict[str, Any]
+    shadows: tuple[ShadowConfig, ...]
     optimizer_options: dict[str, Any]
 
     def resolved(self) -> dict[str, Any]:
@@ -55,6 +71,9 @@ class Config:
         values["task"].update(self.task.model_dump())
         values["model"].update(self.cell_options)
         values["estimator"].update(self.estimator_options)
+        values["estimator"]["shadow"] = [
+            {"name": shadow.name, **shadow.options} for shadow in self.shadows
+        ]
         values["optimizer"].update(self.optimizer_options)
         return _without_none(values)
 
@@ -161,6 +180,16 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
         _options,
         *("estimator", sections.estimator, ESTIMATORS, ("model", "loss_fn"), reporter),
     )
+    shadows = [
+        attempt(_make_shadow, f"shadow[{n}]", section, reporter)
+        for n, section in enumerate(sections.estimator.shadow)
+    ]
+    labels = [shadow.label for shadow in shadows if shadow]
+    for label in dict.fromkeys(name for name in labels if labels.count(name) > 1):
+        lines.append(
+            f"{reporter.where(('estimator', 'shadow'))}: {label} is there more than "
+            "once; leave one"
+        )
     optimizer = attempt(
         _options,
         *("optimizer", sections.optimizer, OPTIMIZERS, ("learning_rate",), reporter),
@@ -183,6 +212,7 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
         cell=cell[0],
         cell_options=cell[1],
         estimator_options=estimator,
+        shadows=tuple(shadows),
         optimizer_options=optimizer,
     )
 
@@ -234,6 +264,32 @@ def _make_cell(sections: ConfigFile, reporter: Reporter) -> tuple[Cell, dict[str
 
 def _no_options() -> None:
     """Takes nothing: a finished cell has no options left."""
+
+
+def _make_shadow(
+    place: str, section: ShadowSection, reporter: Reporter
+) -> ShadowConfig:
+    where = reporter.where(("estimator", place))
+    factory = find_factory(where, section.name, ESTIMATORS)
+    model = factory_options(where, section.name, factory, ("model", "loss_fn"))
+    try:
+        options = model.model_validate(section.options).model_dump()
+    except pydantic.ValidationError as error:
+        raise UserError(
+            *reporter.lines(
+                error,
+                ("estimator", place),
+                section.options,
+                ["name", *model.model_fields],
+            )
+        ) from None
+    told = [
+        f"{name}={value}"
+        for name, value in options.items()
+        if value != model.model_fields[name].default
+    ]
+    label = f"{section.name}({', '.join(told)})" if told else section.name
+    return ShadowConfig(label, section.name, options)
 
 
 def _options(

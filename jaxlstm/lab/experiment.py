@@ -1,6 +1,6 @@
 """An experiment: the parts that a config names, put together."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.memory import check_sizes
 from jaxlstm.lab.optimizers import OPTIMIZERS, apply_all, make_clip, make_schedule
 from jaxlstm.lab.options import find_factory
+from jaxlstm.lab.shadow import Shadow
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
 from jaxlstm.lab.training import Trainer
 from jaxlstm.model import Model, make_model
@@ -27,6 +28,7 @@ class Experiment(NamedTuple):
       config: the config.
       trainer: makes updates.
       evaluator: measures a split.
+      shadow: compares gradients; None where there is nothing to compare with.
       source: the training segments.
       num_updates: how many updates there are in all.
     """
@@ -34,6 +36,7 @@ class Experiment(NamedTuple):
     config: Config
     trainer: Trainer
     evaluator: Evaluator
+    shadow: Shadow | None
     source: Source
     num_updates: int
 
@@ -112,16 +115,36 @@ def build(config: Config) -> Experiment:
             f"[train] patience = {train.patience}: the task has no validation split "
             "to wait for; leave it out, or give it one"
         )
+    section = config.sections.estimator
     trainer = Trainer(
         model,
-        _estimator(config, model),
+        _estimator(
+            f'[estimator] name = "{section.name}"',
+            section.name,
+            config.estimator_options,
+            config,
+            model,
+        ),
         _optimizer(config, num_updates, source.num_segments),
         mesh,
         train.average,
         skips=config.sections.optimizer.skip_non_finite > 0,
     )
+    shadows = {
+        shadow.label: _estimator(
+            f'[estimator] shadow[{n}] = "{shadow.name}"',
+            shadow.name,
+            shadow.options,
+            config,
+            model,
+        )
+        for n, shadow in enumerate(config.shadows)
+    }
+    shadow = None
+    if shadows:
+        shadow = Shadow(trainer, shadows, section.shadow_segments, train.batch_size)
     return Experiment(
-        config, trainer, Evaluator(model, task, mesh), source, num_updates
+        config, trainer, Evaluator(model, task, mesh), shadow, source, num_updates
     )
 
 
@@ -141,17 +164,16 @@ def _source(config: Config, split: str) -> Source:
     return check_source(source, task.parts())
 
 
-def _estimator(config: Config, model: Model) -> GradientEstimator:
-    name = config.sections.estimator.name
-    factory = find_factory("[estimator] name", name, ESTIMATORS)
+def _estimator(
+    where: str, name: str, options: dict[str, Any], config: Config, model: Model
+) -> GradientEstimator:
+    factory = find_factory(where, name, ESTIMATORS)
     try:
-        estimator = factory(model, config.task.loss, **config.estimator_options)
+        estimator = factory(model, config.task.loss, **options)
     except OptionError as error:
-        raise UserError(f'[estimator] name = "{name}": {error}') from None
+        raise UserError(f"{where}: {error}") from None
     if not isinstance(estimator, GradientEstimator):
-        raise UserError(
-            f'[estimator] name = "{name}": does not make a GradientEstimator'
-        )
+        raise UserError(f"{where}: does not make a GradientEstimator")
     return estimator
 
 

@@ -57,8 +57,8 @@ def check_memory(experiment: "Experiment") -> None:
 
     Counted are shapes, without making anything: parameters, their gradient, the states
     of optimizer and estimator, the inputs of one call's segments, and the states and
-    predictions of one segment. It takes more than that, so that what passes may still
-    run out of memory.
+    predictions of one segment; then what comparing gradients takes in place of the
+    latter. It takes more than that, so that what passes may still run out of memory.
 
     Raises:
       UserError: by the key to lower.
@@ -97,6 +97,20 @@ def check_memory(experiment: "Experiment") -> None:
     examples += (updates * inputs + states) // parts
     sizes["train.updates_per_call"] = updates
     _refuse_above(limit, weights + examples, keys, sizes)
+    shadow = experiment.shadow
+    if shadow is None:
+        return
+    sums = jax.eval_shape(shadow.begin, state)
+    # What training holds stays, and nothing of it is under way.
+    needed = weights + _bytes(state.estimator) // parts
+    needed += copies * _bytes(sums.grads)
+    needed += (_bytes(sums.states) + shadow.num_segments * inputs + states) // parts
+    if needed > limit:
+        raise UserError(
+            f"[estimator] shadow = [{', '.join(shadow.estimators)}]: comparing would "
+            f"take at least {_describe(needed)} of memory, and there are "
+            f"{_describe(limit)}; leave it out, or compare with others"
+        )
 
 
 def out_of_memory(error: BaseException) -> UserError | None:

@@ -7,11 +7,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeGuard
 
 from jaxlstm.lab.data import hash_file
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.files import cannot_write, write_text
+
+# The split of lines that compare gradients.
+SHADOW = "shadow"
 
 # What a line holds beside the measures of the model.
 _BESIDE = "update", "split", "gradient_norm", "skipped", "seconds"
@@ -89,9 +92,9 @@ class TensorBoard:
         )
 
     def write(self, update: int, split: str, values: Mapping[str, Any]) -> None:
-        """Writes all but what depends on the clock."""
+        """Writes all numbers but those that depend on the clock."""
         for name, value in values.items():
-            if name != "seconds":
+            if not isinstance(value, dict | None):
                 self._writer.add_scalar(f"{split}/{name}", value, update)
 
     def sync(self) -> None:
@@ -174,7 +177,7 @@ def _to_float(digits: str) -> float:
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_to_float)
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Returns whether a value is a number that can be reckoned with."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
@@ -208,7 +211,7 @@ def cut_metrics(path: Path, update: int, written: int | None = None) -> None:
     """
     if not path.is_file():
         return
-    along_the_way, kept, size = ("train", "validation"), [], 0
+    along_the_way, kept, size = ("train", "validation", SHADOW), [], 0
     for line, values in _read(path):
         size += len(line)
         if written is not None and size > written:

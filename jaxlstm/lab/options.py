@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 
@@ -37,7 +37,11 @@ def find_factory(
 
 @functools.cache
 def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
-    """Returns a pydantic model of a factory's keyword-only parameters."""
+    """Returns a pydantic model of a factory's keyword-only parameters.
+
+    Those that are functions, or anything at all (`Any`), are left out: no config can
+    give them.
+    """
     function = factory
     while isinstance(function, functools.partial):
         function = function.func
@@ -50,6 +54,8 @@ def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
+        if name in hints and _is_beyond_toml(hints[name]):
+            continue
         default = parameter.default
         required = default is inspect.Parameter.empty
         fields[name] = hints.get(name, Any), ... if required else default
@@ -58,6 +64,15 @@ def options_model(factory: Callable[..., Any]) -> type[pydantic.BaseModel]:
     )
     name = getattr(factory, "__name__", "options")
     return pydantic.create_model(name, __config__=config, **fields)
+
+
+def _is_beyond_toml(hint: Any) -> bool:
+    """Returns whether a type is none that the values of a config are of."""
+    if get_origin(hint) in (Union, types.UnionType):
+        members = [member for member in get_args(hint) if member is not types.NoneType]
+        return all(map(_is_beyond_toml, members))
+    is_protocol = getattr(hint, "_is_protocol", False)
+    return hint is Any or is_protocol or Callable in (hint, get_origin(hint))
 
 
 def factory_options(
@@ -101,4 +116,11 @@ def factory_options(
         raise UserError(
             f'{where} = "{name}": takes {signature}; name a function of the form {form}'
         ) from None
-    return options_model(factory)
+    options = options_model(factory)
+    lacking = [option for option in required if option not in options.model_fields]
+    if lacking:
+        raise UserError(
+            f'{where} = "{name}": needs {lacking[0]}, which no config can give; name a '
+            "function that gives it"
+        )
+    return options

@@ -9,8 +9,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from jaxlstm.lab.errors import UserError, printable
+from jaxlstm.lab.metrics import SHADOW
 from jaxlstm.lab.runs import PLOTS, Run
 from jaxlstm.lab.task import Reference
 
@@ -36,7 +38,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     Raises:
       UserError: a run has no metric yet.
     """
-    metrics = [run.metrics for run in runs]
+    metrics = [[x for x in run.metrics if x["split"] != SHADOW] for run in runs]
     without = [run.path for run, lines in zip(runs, metrics, strict=True) if not lines]
     if without:
         raise UserError(*(f"{p}: has no metrics yet; nothing to draw" for p in without))
@@ -74,6 +76,40 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     scale = "log" if wide else "linear"
     axes.set(xlabel="update", ylabel="loss", yscale=scale, title="Loss")
     axes.legend(frameon=False)
+    return figure
+
+
+def shadow_curves(run: Run) -> Figure | None:
+    """Draws the cosines and norm ratios of a run's shadows against updates.
+
+    A figure that there is none of, null in the metrics, is a gap.
+
+    Returns:
+      The picture; None where nothing was compared.
+    """
+    lines = [line for line in run.metrics if line["split"] == SHADOW]
+    if not lines:
+        return None
+    updates = [line["update"] for line in lines]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for axes, name in ((above, "cosine"), (below, "norm_ratio")):
+        axes.axhline(1, color="0.4", linewidth=1, linestyle="--")
+        for n, shadow in enumerate(run.config.shadows):
+            values = [line.get(f"{shadow.label}/{name}") for line in lines]
+            points = [math.nan if value is None else value for value in values]
+            marker = MARKERS[n % len(MARKERS)]
+            label = printable(shadow.label)
+            axes.plot(updates, points, marker=marker, markersize=4, label=label)
+    estimator = printable(run.config.sections.estimator.name)
+    above.set(ylabel="cosine", title=f"Gradients beside that of {estimator}")
+    figure.legend(
+        *above.get_legend_handles_labels(), loc="outside right", frameon=False
+    )
+    ratios = np.concatenate([np.asarray(line.get_ydata()) for line in below.lines])
+    ratios = ratios[np.isfinite(ratios)]
+    wide = ratios.min() > 0 and np.ptp(np.log10(ratios)) > 1
+    below.set(xlabel="update", ylabel="norm ratio", yscale="log" if wide else "linear")
     return figure
 
 
@@ -119,17 +155,30 @@ def draw_run(run: Run) -> list[Path]:
         except OSError as error:
             raise _unwritten(folder, error) from None
         files = [_save(loss, folder / "loss.png")]
+        shadow = shadow_curves(run)
+        if shadow is not None:
+            files.append(_save(shadow, folder / "shadow.png"))
         for name, figure in run.task.figures(run).items():
             files.append(_save(figure, folder / f"{name}.png"))
     return files
 
 
 def _save(figure: Figure, file: Path) -> Path:
+    _write_powers_plainly(figure)
     try:
         figure.savefig(file)
     except OSError as error:
         raise _unwritten(file, error) from None
     return file
+
+
+def _write_powers_plainly(figure: Figure) -> None:
+    """Writes 1e-05 at the axes' powers of ten, which would be formulas."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+                axis.set_major_formatter(LogFormatter())
+                axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def _unwritten(where: object, error: Exception) -> UserError:
@@ -150,6 +199,7 @@ def draw_comparison(runs: Sequence[Run], file: Path) -> Path:
     """
     with matplotlib.rc_context(STYLE):
         figure = loss_curves(runs)
+        _write_powers_plainly(figure)
         try:
             picture = file if file.suffix else file.with_name(f"{file.name}.png")
             figure.savefig(picture)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxlstm.lab.files import write_text
+from jaxlstm.lab.metrics import SHADOW
 from jaxlstm.lab.runs import SAMPLES, Run
 from jaxlstm.model import count_parameters
 
@@ -70,6 +71,7 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
         "|---|---|---|",
         *rows,
         "",
+        *_shadow_table(run),
         f"{facts['seconds']} s on {devices['count']} x {devices['kind']} "
         f"({devices['cores']} cores), "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -103,6 +105,31 @@ def _data_table(data: dict[str, Any]) -> list[str]:
         return []
     rows = [f"| {name} | {value} |" for name, value in data.items()]
     return ["| data | |", "|---|---|", *rows, ""]
+
+
+def _shadow_table(run: Run) -> list[str]:
+    last = next((x for x in run.metrics[::-1] if x["split"] == SHADOW), None)
+    if last is None:
+        return []
+    estimator = run.config.sections.estimator
+    rows = [
+        f"| {shadow.label} | "
+        + " | ".join(
+            show_figure(last.get(f"{shadow.label}/{figure}"))
+            for figure in ("cosine", "norm_ratio")
+        )
+        + " |"
+        for shadow in run.config.shadows
+    ]
+    return [
+        f"Gradients beside that of {estimator.name}, after update {last['update']:,}, "
+        f"over {estimator.shadow_segments} segments:",
+        "",
+        "| gradient | cosine | norm ratio |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _samples(run: Run) -> list[str]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from jaxlstm.model import Readout
 from jaxlstm.sequence import Derivative, Engine
@@ -63,10 +63,37 @@ class ModelSection(OpenSection):
     compute_dtype: Literal["bfloat16"] | None = None
 
 
+class ShadowSection(OpenSection):
+    """An estimator to compare with; further keys are its options."""
+
+    name: str
+
+
+def _name_alone(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError(
+            'is no estimator; write "rtrl", or { name = "tbptt", horizon = 8 }'
+        )
+    return {"name": value} if isinstance(value, str) else value
+
+
 class EstimatorSection(OpenSection):
-    """The gradient estimator; further keys are its options."""
+    """The gradient estimator; further keys are its options.
+
+    Attributes:
+      shadow: estimators whose gradients are compared with this one's at every
+        evaluation, each its name, or a table of name and options.
+      shadow_segments: how many segments a comparison sums over.
+    """
 
     name: str = "bptt"
+    shadow: list[
+        Annotated[
+            ShadowSection,
+            BeforeValidator(_name_alone, json_schema_input_type=str | ShadowSection),
+        ]
+    ] = []
+    shadow_segments: Count = 8
 
 
 class ScheduleSection(Section):

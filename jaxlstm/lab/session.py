@@ -14,11 +14,13 @@ from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.finite import Guard, NotFinite, save_batch
 from jaxlstm.lab.metrics import (
+    SHADOW,
     JsonLines,
     TensorBoard,
     Writer,
     cut_metrics,
     figures,
+    is_finite,
     measure,
     starts_with,
 )
@@ -63,6 +65,8 @@ class Session:
         self._writers: list[Writer] = []
         # Of every evaluation so far: what is best, and patience, are counted from it.
         self._validations: list[dict[str, Any]] = []
+        # After which updates gradients were compared.
+        self._compared: set[int] = set()
 
     def train(self, changes: Sequence[Change] | None = None) -> Results:
         """Trains to the last update, and evaluates every split.
@@ -135,18 +139,18 @@ class Session:
         checkpoints.remove_unfinished()
         checkpoints.drop_best_after(done)
         if metrics.is_file():
-            self._validations = [
-                line for line in self.run.metrics if line["split"] == "validation"
-            ]
+            lines = self.run.metrics
+            self._validations = [x for x in lines if x["split"] == "validation"]
+            self._compared = {x["update"] for x in lines if x["split"] == SHADOW}
         return state
 
     def _updates(self, state: TrainState, meter: Meter) -> TrainState:
         experiment = self.run.experiment
         done = int(state.num_updates)
-        if self._wants_evaluation(done):
-            # The signal came while it was under way.
-            self._evaluate(state, done, meter)
-            self.request.check()
+        # A signal may have come while they were under way.
+        self._evaluate(state, done, meter)
+        self._compare(state, done, meter)
+        self.request.check()
         if self._out_of_patience():
             self._log(done, meter)
             return state
@@ -178,11 +182,11 @@ class Session:
             last = done == experiment.num_updates
             if count and (last or self._due("log", done)):
                 self._log(done, meter)
-            if self._wants_evaluation(done):
-                self._evaluate(state, done, meter)
-                if self._out_of_patience():
-                    last = True
-                    self._log(done, meter)
+            evaluated = self._evaluate(state, done, meter)
+            self._compare(state, done, meter)
+            if evaluated and self._out_of_patience():
+                last = True
+                self._log(done, meter)
             self._checkpoints.check()
             last = last or self.request.signal is not None
             late = time.monotonic() - saved > self._seconds_between
@@ -282,26 +286,55 @@ class Session:
         }
         self._write(done, "train", values)
 
-    def _wants_evaluation(self, done: int) -> bool:
-        """Returns whether the validation loss is to be measured and has not been."""
-        every = self._every["eval"]
-        if not every or not done or "validation" not in self.run.task.splits:
-            return False
+    def _at_evaluation(self, done: int) -> bool:
+        """Returns whether it is an update after which something is measured."""
         last = done == self.run.experiment.num_updates
-        known = any(line["update"] == done for line in self._validations)
-        return (last or done % every == 0) and not known
+        return done > 0 and (last or self._due("eval", done))
 
-    def _evaluate(self, state: TrainState, done: int, meter: Meter) -> None:
+    def _evaluate(self, state: TrainState, done: int, meter: Meter) -> bool:
+        """Measures the validation loss if it is time; returns whether it was."""
+        known = any(line["update"] == done for line in self._validations)
+        if (
+            known
+            or not self._every["eval"]
+            or not self._at_evaluation(done)
+            or "validation" not in self.run.task.splits
+        ):
+            return False
         try:
             values = self._measure("validation", state.params, done)
         except Interrupted:
-            return  # It is saved first; a resumed run measures it then.
+            return False  # It is saved first; a resumed run measures it then.
         best = min([line["loss"] for line in self._validations], default=math.inf)
         self._write(done, "validation", values)
         self._validations.append({"update": done, **values})
         meter.say(f"update {done}  validation {describe(values)}")
         if values["loss"] < best:
             self._checkpoints.save_best(state.params, done)
+        return True
+
+    def _compare(self, state: TrainState, done: int, meter: Meter) -> None:
+        """Compares gradients if it is time, and has not been done."""
+        experiment = self.run.experiment
+        if (
+            experiment.shadow is None
+            or done in self._compared
+            or not self._at_evaluation(done)
+        ):
+            return
+        try:
+            values = experiment.shadow(
+                state, experiment.source, check=self.request.check
+            )
+        except Interrupted:
+            return  # As above.
+        self._compared.add(done)
+        if values is None:
+            meter.say(f"update {done}  shadow: the loss is not finite")
+            return
+        self._write(done, SHADOW, values)
+        shown = {name: x for name, x in values.items() if "/" in name and is_finite(x)}
+        meter.say(f"update {done}  shadow {describe(shown)}")
 
     def _out_of_patience(self) -> bool:
         """Returns whether the last evaluations all failed to get below the best."""

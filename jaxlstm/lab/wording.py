@@ -78,7 +78,8 @@ class Reporter:
 
         Args:
           error: from pydantic.
-          prefix: the section that was validated.
+          prefix: the section that was validated; or the item of a list in it, such as
+            `("estimator", "shadow[0]")`.
           values: what was validated.
           choices: the keys of that section; by default read off the schema.
         """
@@ -87,7 +88,11 @@ class Reporter:
         for item in error.errors():
             # The location goes on into the members of a union; a key does not.
             loc = _known(item["loc"], values, missing=item["type"] == "missing")
-            loc = (*prefix, *loc)
+            if prefix and prefix[-1].endswith("]"):
+                *before, item_name = prefix
+                loc = (*before, ".".join([item_name, *loc]))
+            else:
+                loc = (*prefix, *loc)
             found.setdefault(loc, []).append(_message(item, loc, choices))
             hidden = item["type"] in ("missing", "extra_forbidden", "value_error")
             shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
@@ -100,13 +105,13 @@ class Reporter:
 def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
     kind, context = item["type"], item.get("ctx", {})
     in_list = "[" in loc[-1] if loc else False
-    if kind == "extra_forbidden" and in_list:
+    if kind == "extra_forbidden" and in_list and choices is None:
         return "unknown key; leave it out"
     if kind == "model_type" and in_list:
         return "is not a table; write {...}"
     if kind == "extra_forbidden":
         known = choices if choices is not None else known_keys(loc[:-1])
-        return f"unknown key; {suggest(loc[-1], known)}"
+        return f"unknown key; {suggest(loc[-1].rpartition('].')[2], known)}"
     if kind == "missing":
         if loc in (("task",), ("task", "use")):
             return 'is missing; write [task] use = "package.module:Class"'

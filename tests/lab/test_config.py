@@ -422,7 +422,8 @@ def test_overrides_are_typed_as_in_the_file(config):
 
 def test_defaults_are_filled_in(config):
     values = load_config(config).resolved()
-    assert values["estimator"] == {"name": "bptt", "remat": "none"}
+    shadow = {"shadow": [], "shadow_segments": 8}
+    assert values["estimator"] == {"name": "bptt", "remat": "none", **shadow}
     assert values["model"]["forget_bias"] == 1.0
     assert values["optimizer"]["b2"] == 0.999
     assert values["task"] == {"use": "tests.lab.tiny:Tiny", "scale": 1.0}
