@@ -42,13 +42,13 @@ class TruncatedState(NamedTuple):
     Attributes:
       hidden: the model's state before the first window that is not complete, leaves
         [B, ...].
-      steps: the last ones that were seen.
+      steps: the last ones that were seen; None where no window reaches back to any.
       keys: [B] a key for each example.
       num_steps: [] how many steps were seen.
     """
 
     hidden: Any
-    steps: Steps
+    steps: Steps | None
     keys: Key
     num_steps: Array
 
@@ -126,7 +126,8 @@ def tbptt(
         )
         return TruncatedState(
             hidden=model.initial_state(params, batch_shape),
-            steps=steps,
+            # An array without entries could not be saved.
+            steps=steps if horizon > 1 else None,
             keys=jax.random.split(key, batch_shape),
             num_steps=jnp.zeros((), jnp.int32),
         )
@@ -139,8 +140,10 @@ def tbptt(
         stop = start + len(jax.tree.leaves(segment.inputs)[0])
 
         # What windows may see: the steps before the segment, it, and what is not yet.
-        before = jax.tree.map(lambda x: jnp.moveaxis(x, batch_ndim, 0), state.steps)
-        seen = jax.tree.map(lambda *x: jnp.concatenate(x), before, steps)
+        seen = steps
+        if state.steps is not None:
+            before = jax.tree.map(lambda x: jnp.moveaxis(x, batch_ndim, 0), state.steps)
+            seen = jax.tree.map(lambda *x: jnp.concatenate(x), before, steps)
         ahead = jax.tree.map(lambda x: _pad(x, 0, width - 1), seen)
         scored = jax.tree.map(lambda x: _pad(x, width - 1, width - 1), scored)
 
@@ -186,10 +189,12 @@ def tbptt(
         total, hidden = jax.lax.fori_loop(
             0, count, add_window, (vary(zeros, axes), hidden)
         )
-        steps = jax.tree.map(
-            lambda x: jnp.moveaxis(x[len(x) - (horizon - 1) :], 0, batch_ndim), seen
-        )
-        return total, TruncatedState(hidden, steps, keys, stop)
+        kept = None
+        if state.steps is not None:
+            kept = jax.tree.map(
+                lambda x: jnp.moveaxis(x[len(x) - (horizon - 1) :], 0, batch_ndim), seen
+            )
+        return total, TruncatedState(hidden, kept, keys, stop)
 
     traits = Traits(kind="biased", segment_invariant=True, online=False)
     return GradientEstimator(init, estimate, traits)

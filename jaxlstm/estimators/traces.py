@@ -11,6 +11,7 @@ inside the step, and a q that held that way as well would count it twice. Member
 in how they store M. Each example has its own, and members see one example at a time.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -30,7 +31,7 @@ from jaxlstm.noise import fold_in
 from jaxlstm.rule import keep, like, select
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
-from jaxlstm.varying import vary_together
+from jaxlstm.varying import like_varying, vary_together
 
 
 class LinearStep(NamedTuple):
@@ -167,8 +168,9 @@ def online(
 
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> OnlineState:
         _check_floating(model.initial_state(params, ()))
-        key, feedback = jax.random.split(key)
         keys, time = jax.random.split(key, batch_shape), jnp.zeros((), jnp.int32)
+        # `split` numbers its keys as `fold_in` does, from 0: this is one more.
+        feedback = jax.random.fold_in(key, math.prod(batch_shape))
         return OnlineState(
             hidden=model.initial_state(params, batch_shape),
             influence=start(params, keys, time),
@@ -222,8 +224,9 @@ def online(
         if state.feedback is not None:
             feedback = model.init(state.feedback).readout
         origin = model.initial_state(params, keys.shape)
-        params, state, segment, feedback, origin = vary_together(
-            (params, state, segment, feedback, origin)
+        hidden, influence = state.hidden, state.influence
+        params, hidden, influence, keys, segment, feedback, origin = vary_together(
+            (params, hidden, influence, keys, segment, feedback, origin)
         )
         linear_axes: Any = LinearStep(None, *(0, 0, 0), None)  # type: ignore[arg-type]
         trace_all = _over_batch(trace_step, keys.ndim, (0, linear_axes, 0, 0, 0))
@@ -258,8 +261,10 @@ def online(
         length = len(jax.tree.leaves(segment.inputs)[0])
         xs = segment, first + jnp.arange(length, dtype=first.dtype)
         at_start = jnp.broadcast_to(first == 0, keys.shape)
-        begun = restart(at_start, state.hidden, state.influence, first)
-        shapes = jax.eval_shape(advance, *begun, *jax.tree.map(lambda x: x[0], xs))
+        begun = restart(at_start, hidden, influence, first)
+        # Not the first step itself: a segment may have none.
+        some = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), xs)
+        shapes = jax.eval_shape(advance, *begun, *like_varying(some, segment))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2])
         *begun, zeros, _ = vary_together((*begun, zeros, (params, segment)))
         (hidden, influence, sums), _ = jax.lax.scan(body, (*begun, zeros), xs)
