@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlstm.cells import make_gru, make_leaky_rnn, make_lstm
-from jaxlstm.estimators import ESTIMATORS
+from jaxlstm.estimators import ESTIMATORS, tbptt
 from jaxlstm.lab.checkpoints import Checkpoints
 from jaxlstm.lab.training import TrainState
 from jaxlstm.model import make_model
@@ -60,7 +60,17 @@ def single(segment):
 
 
 def test_interface(member, tmp_path):
-    estimator, params = member
+    check_interface(*member, tmp_path)
+
+
+def test_a_window_of_one_step_can_be_saved(tmp_path):
+    """It has no buffer, and an array without entries could not be saved."""
+    model, params = problem(make_leaky_rnn(), dtype=jnp.float32)
+    params = jax.tree.map(np.float32, params)
+    check_interface(tbptt(model, squared_error, horizon=1), params, tmp_path)
+
+
+def check_interface(estimator, params, tmp_path):
     state = estimator.init(params, (B,), jax.random.key(0))
     for leaf in jax.tree.leaves(state):
         assert leaf.shape[:1] in ((), (B,))

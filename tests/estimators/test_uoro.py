@@ -10,6 +10,7 @@ import pytest
 from jaxlstm.cells import make_gru, make_leaky_rnn, make_lstm
 from jaxlstm.estimators import Segment, bptt, kf_rtrl, uoro
 from jaxlstm.estimators import uoro as uoro_function
+from jaxlstm.estimators.draws import bernoulli, normal, signs
 from tests.estimators.patterns import exact, initial, make_keys, problem_of
 from tests.estimators.problems import make_segment, problem, squared_error
 from tests.helpers import assert_close, jit
@@ -180,6 +181,13 @@ def test_draws_are_of_each_example_and_step(factory, x64):
     w_h, other_w_h = (e.grads.recurrent.layers[0].w_h for e in (same, different))
     assert np.abs(w_h - other_w_h).max() > 0.01 * np.abs(w_h).max()
     assert_close(same.loss, exact("gru").loss)
+
+
+@pytest.mark.parametrize("draw", [signs, normal, bernoulli(0.5)])
+def test_draws_of_two_steps_differ(draw):
+    first, same, second = (draw(jax.random.key(0), n, (64,)) for n in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.any(first != second)
 
 
 def test_refusal():
