@@ -9,6 +9,8 @@ from jaxlstm.cells import LSTMState as LSTMState
 from jaxlstm.cells import init_lstm as init_lstm
 from jaxlstm.cells import lstm_cell as lstm_cell
 from jaxlstm.cells import zero_state as zero_state
+from jaxlstm.checks import check_cell as check_cell
+from jaxlstm.checks import check_estimator as check_estimator
 from jaxlstm.estimators import Segment as Segment
 from jaxlstm.model import Model as Model
 from jaxlstm.model import ModelParams as ModelParams
