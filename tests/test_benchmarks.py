@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import worker
+from benchmarks import rtrl, worker
 from benchmarks.base import Benchmark, Contestant, Need, Prepared, Work
 from benchmarks.contest import BenchmarkError, Measurement, Result, hold
 from benchmarks.report import Spread, describe_machine, summarise, to_json, to_table
@@ -310,3 +310,20 @@ def test_benchmark_runs(name, tmp_path):
     assert all(m["seconds"] > 0 and m["runs"] == 1 for m in result["measurements"])
     for contestant in present:
         assert f"  {contestant}  " in done.stdout
+
+
+def test_rtrl_is_set_against_its_operations(capsys, monkeypatch):
+    monkeypatch.setattr(rtrl, "LARGE", 8)
+    rtrl.main(["--size", "T=3,B=2,X=3,H=4", "--rounds", "1", "--devices", "2"])
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("T=3,B=2,X=3,H=4, 2 devices")
+    rate, milliseconds, ratio = (float(row[32:41]) for row in rows)
+    assert milliseconds > 0
+    assert rate >= 0 and ratio >= 0
+
+
+@pytest.mark.parametrize("size", ["T=3", "T=3,B=2,X=3,H=0", "T=3,B=2,X=3,H=a"])
+def test_rtrl_refuses_other_sizes(size, capsys):
+    with pytest.raises(SystemExit):
+        rtrl.main(["--size", size])
+    assert "write sizes above 0 as T=20,B=8,X=32,H=64" in capsys.readouterr().err
