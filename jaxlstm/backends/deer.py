@@ -38,11 +38,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxlstm.backends.linear import damped_scan, linear_scan
 from jaxlstm.types import Array, PyTree
 
 MAX_ITERATIONS = 64
 
-# A step holds when it is met to within so many roundings, as it is in a scan.
+# What is met to within so many roundings holds, as in a scan.
 ROUNDINGS = 16
 
 # (params, state, x, edges) -> state, of one example.
@@ -79,11 +80,15 @@ class Progress(NamedTuple):
       states: [T, N, S] the guess.
       defects: [T, N, S] what each step gives, less the guess.
       num_iterations: [] how many linear scans were made.
+      worst: [] the largest defect of an entry, relative to the entry.
+      settled: [] whether rounding alone is left.
     """
 
     states: Array
     defects: Array
     num_iterations: Array
+    worst: Array
+    settled: Array
 
 
 def deer(
@@ -184,34 +189,43 @@ def iterate(step: StepFn, system: System, max_iterations: int) -> Progress:
       max_iterations: the bound.
 
     Returns:
-      The states it comes to, and how well they hold.
+      The states it comes to, and how well they hold. They are settled where each entry
+      holds; or where each step holds by the size of its largest entry, and one more
+      iteration did not halve the worst defect: an entry that is small because its
+      terms cancel carries their rounding, and one that is small by itself does not.
     """
     system = system._replace(edges=None)
 
-    def at(states: Array, num_iterations: Array) -> Progress:
+    def at(states: Array, num_iterations: Array, worst_before: Array) -> Progress:
         defects = _advance(step, system, _before(system, states)) - states
-        return Progress(states, defects, num_iterations)
+        errors, sizes = jnp.abs(defects), jnp.abs(states + defects)
+        rounding = ROUNDINGS * jnp.finfo(states.dtype).eps
+        worst = jnp.where(errors == 0, 0, errors / sizes).max()
+        steps_hold = (errors.max(-1) <= rounding * sizes.max(-1)).all()
+        stalled = steps_hold & (worst > worst_before / 2)
+        settled = jnp.isfinite(defects).all() & ((worst <= rounding) | stalled)
+        return Progress(states, defects, num_iterations, worst, settled)
 
     def unsettled(progress: Progress) -> Array:
         within = progress.num_iterations < max_iterations
-        going_on = jnp.isfinite(progress.defects).all() & ~_holds(progress).all()
-        return within & going_on
+        return within & jnp.isfinite(progress.defects).all() & ~progress.settled
 
     def improve(progress: Progress) -> Progress:
-        states, defects, num_iterations = progress
+        states, defects = progress.states, progress.defects
         size = jnp.abs(states + defects).max((0, 2), keepdims=True)
         jacobians = _jacobians(step, system, states)
-        change = _damped_scan(jacobians, defects, size)
-        return at(states + change, num_iterations + 1)
+        change = damped_scan(jacobians, defects, size)
+        return at(states + change, progress.num_iterations + 1, progress.worst)
 
     length = len(system.inputs)
     guess = jnp.broadcast_to(system.start, (length, *system.start.shape))
-    first = _advance(step, system, _before(system, guess))
-    return jax.lax.while_loop(unsettled, improve, at(first, jnp.zeros((), jnp.int32)))
+    guess = _advance(step, system, _before(system, guess))
+    begin = at(guess, jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, guess.dtype))
+    return jax.lax.while_loop(unsettled, improve, begin)
 
 
 def finish(step: StepFn, system: System, progress: Progress) -> Array:
-    """Scans what does not hold yet, from the first such step of any example on.
+    """Scans what is not settled, from the first step on that does not hold exactly.
 
     Args:
       step: of one example, on flat states.
@@ -221,7 +235,7 @@ def finish(step: StepFn, system: System, progress: Progress) -> Array:
     Returns:
       The states [T, N, S].
     """
-    holds = _holds(progress).all(1)
+    holds = progress.settled | (progress.defects == 0).all((1, 2))
     length = len(holds)
 
     def scan(t: Array, states: Array) -> Array:
@@ -239,66 +253,6 @@ def finish(step: StepFn, system: System, progress: Progress) -> Array:
 
     num_held = jnp.where(holds.all(), length, jnp.argmin(holds))
     return jax.lax.fori_loop(num_held, length, scan, progress.states)
-
-
-def linear_scan(jacobians: Array, offsets: Array) -> Array:
-    """Solves y_t = J_t y_{t-1} + b_t, from y = 0, in O(log T) rounds.
-
-    Args:
-      jacobians: [T, N, S, S], J.
-      offsets: [T, N, S], b.
-
-    Returns:
-      y [T, N, S].
-    """
-
-    def residual(y: Array) -> Array:
-        before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
-        return y - _multiply(jacobians, before)
-
-    def forward(_: Any, b: Array) -> Array:
-        return jax.lax.associative_scan(_join, (jacobians, b))[1]
-
-    def backward(_: Any, b: Array) -> Array:
-        # y_t = J_{t+1}^T y_{t+1} + b_t. What stands last there meets no y.
-        after = jnp.roll(jnp.swapaxes(jacobians, -1, -2), -1, axis=0)
-        return jax.lax.associative_scan(_join, (after, b), reverse=True)[1]
-
-    return jax.lax.custom_linear_solve(residual, offsets, forward, backward)
-
-
-def _damped_scan(jacobians: Array, offsets: Array, size: Array) -> Array:
-    """Solves as `linear_scan`, with offsets cut to a size [1, N, 1] at every joint."""
-    limits = jnp.finfo(offsets.dtype)
-    # The product of two such matrices is finite.
-    largest = (limits.max / jacobians.shape[-1]) ** 0.5
-
-    def join(first: Any, second: Any) -> Any:
-        matrix, offset = _join(first, second)
-        return jnp.clip(matrix, -largest, largest), jnp.clip(offset, -size, size)
-
-    jacobians = jnp.clip(jacobians, -largest, largest)
-    return jax.lax.associative_scan(join, (jacobians, offsets))[1]
-
-
-def _join(first: Any, second: Any) -> Any:
-    (j_1, b_1), (j_2, b_2) = first, second
-    return _multiply(j_2, j_1), _multiply(j_2, b_1) + b_2
-
-
-def _multiply(matrix: Array, other: Array) -> Array:
-    """Multiplies [..., S, S] by [..., S, S], or by [..., S]."""
-    if other.ndim == matrix.ndim:
-        return jnp.matmul(matrix, other, precision="highest")
-    return _multiply(matrix, other[..., None])[..., 0]
-
-
-def _holds(progress: Progress) -> Array:
-    """Returns whether each step [T, N] is met to within rounding."""
-    states, defects, _ = progress
-    size = jnp.abs(states + defects).max(-1)
-    rounding = ROUNDINGS * jnp.finfo(size.dtype).eps
-    return jnp.isfinite(size) & (jnp.abs(defects).max(-1) <= rounding * size)
 
 
 def _before(system: System, states: Array) -> Array:
