@@ -119,6 +119,18 @@ def test_a_call_takes_about_a_second():
         assert pace.count == expected
 
 
+def test_every_parameter_is_looked_at():
+    trainer = make_trainer()
+    state = trainer.init(jax.random.key(0), B)
+    leaves, structure = jax.tree.flatten(state.params)
+    call = trainer.compile(state, source().segments(0, 1))
+    for n in range(-1, len(leaves)):
+        bad = [jnp.inf * x if n == k else x for k, x in enumerate(leaves)]
+        params = jax.tree.unflatten(structure, [jnp.asarray(x) for x in bad])
+        *_, finite = call(state._replace(params=params), source().segments(0, 1), 0)
+        assert bool(finite) == (n < 0)
+
+
 def test_updates_are_made_again():
     _, _, calls = train(make_trainer(noise=True), 5, 5)
     last = calls[-1]
