@@ -22,7 +22,7 @@ TITLED = re.compile(
     r'^```\w+ title="(?P<name>[\w.]+)"\n(?P<code>.*?)^```', re.MULTILINE | re.DOTALL
 )
 X, H, Y, T, B = 3, 4, 2, 7, 2
-QUICK = "eprop", "rtrl"
+QUICK = ("eprop",)
 
 
 @pytest.fixture
