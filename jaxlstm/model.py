@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlstm import noise
 from jaxlstm.cells import Cell
 from jaxlstm.cells.initializers import Initializer, find_initializer
-from jaxlstm.rule import Edges, Hooks
+from jaxlstm.edges import Edges, Hooks
 from jaxlstm.sequence import (
     Derivative,
     Engine,
@@ -101,6 +101,8 @@ class InitialStateFn(Protocol):
 
 class Layers(NamedTuple):
     """How a stack of layers makes its step, for estimators that look inside.
+
+    Such a step takes `edges` too, as in `jaxlstm.unroll`, of one step.
 
         x^1 = encode(embedding, x)
         s^l' = step of the cell from s^l, at x^l
@@ -331,13 +333,14 @@ def make_model(
         *,
         key: Key | None = None,
         time: int | Array = 0,
+        edges: Edges | None = None,
     ) -> Any:
         output, states = encode(recurrent.embedding, x), []
         layers = zip(recurrent.layers, state, strict=True)
         for n, (params, layer_state) in enumerate(layers):
             output = drop(output, n, key, time)
             layer_state = advance(
-                cell, params, layer_state, output, compute_dtype=compute_dtype
+                cell, params, layer_state, output, edges, compute_dtype
             )
             output = cell.output(layer_state)
             states.append(layer_state)

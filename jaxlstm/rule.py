@@ -18,14 +18,11 @@ as well as `grad`.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from jaxlstm.cells.base import (
     Gated,
@@ -35,43 +32,9 @@ from jaxlstm.cells.base import (
     preactivations,
     product,
 )
+from jaxlstm.edges import Edges, edge, scale
+from jaxlstm.select import keep, select
 from jaxlstm.types import Array, PyTree
-
-
-class Edges(NamedTuple):
-    """Factors on the gradient that enters each step from the step before.
-
-    Values stay as they are. At 1 the gradient passes, at 0 it is cut. A masked step has
-    no edge: the state, and its gradient, are carried over it.
-
-    Attributes:
-      h: [T, ...] factor on the way through the recurrent weights, `h W_h`.
-      c: [T, ...] factor on the way of the state itself into `update`: the memory cell
-        of an LSTM, the carried part of a GRU's h. None: the same as h. A cell without
-        a gated form has one way only, and takes no other.
-    """
-
-    h: Array
-    c: Array | None = None
-
-
-class Hooks(NamedTuple):
-    """Functions that values pass through inside each step, for gradients of one's own.
-
-    Each takes an array and returns it, as a function with a derivative of its own. They
-    need not be linear in the gradient; so the rule of this module does not hold, and a
-    sequence with hooks takes JAX's own derivative of the scan.
-
-    Attributes:
-      z: of the preactivations [..., K].
-      h: of what the recurrent weights read [..., R]; in a cell without a gated form, of
-        each leaf of the state that goes into the step.
-      c: of each leaf [..., H] of the state on its own way into `update`.
-    """
-
-    z: Callable[[Array], Array] | None = None
-    h: Callable[[Array], Array] | None = None
-    c: Callable[[Array], Array] | None = None
 
 
 class Controls(NamedTuple):
@@ -102,62 +65,6 @@ class Static(NamedTuple):
     reverse: bool = False
     keep_z: bool = True
     compute_dtype: Any = None
-
-
-# A primitive and not a `custom_jvp`: partial evaluation of a scan (jax 0.10) drops the
-# rules of the latter, and the edges with them in reverse mode at second order.
-edge_p = Primitive("edge")
-edge_p.def_impl(lambda x, factor: x)
-edge_p.def_abstract_eval(lambda x, factor: x)
-ad.defjvp(edge_p, lambda dx, x, factor: dx * factor, None)
-mlir.register_lowering(
-    edge_p, mlir.lower_fun(lambda x, factor: x, multiple_results=False)
-)
-
-
-def _edge_batched(operands: Any, axes: Any) -> tuple[Array, int]:
-    pairs = list(zip(operands, axes, strict=True))
-    size = next(x.shape[n] for x, n in pairs if n is not None)
-    x, factor = (
-        jnp.broadcast_to(x, (size, *x.shape)) if n is None else jnp.moveaxis(x, n, 0)
-        for x, n in pairs
-    )
-    return edge_p.bind(x, factor), 0
-
-
-batching.primitive_batchers[edge_p] = _edge_batched
-
-
-def edge(state: PyTree, factor: Array) -> PyTree:
-    """Returns the state unchanged; its gradient is multiplied by the factor [...]."""
-
-    def mark(x: Array) -> Array:
-        factors = jnp.broadcast_to(like(factor, x), x.shape).astype(x.dtype)
-        return edge_p.bind(x, factors)
-
-    return jax.tree.map(mark, state)
-
-
-def scale(tree: PyTree, factor: Array) -> PyTree:
-    """Multiplies every leaf [..., H] by the factor [...], in the leaf's dtype."""
-    return jax.tree.map(lambda x: x * like(factor, x).astype(x.dtype), tree)
-
-
-def like(value: Array, leaf: Array) -> Array:
-    """Appends axes to a value that broadcasts from the left."""
-    return value.reshape(value.shape + (1,) * (leaf.ndim - value.ndim))
-
-
-def select(condition: Array | None, new: PyTree, old: PyTree) -> PyTree:
-    """Takes `new` where the condition [...] holds; `old` where it is None."""
-    if condition is None:
-        return old
-    return jax.tree.map(lambda a, b: jnp.where(like(condition, b) != 0, a, b), new, old)
-
-
-def keep(mask: Array | None, new: PyTree, old: PyTree) -> PyTree:
-    """Takes `new` where the mask [...] is not 0, or everywhere if it is None."""
-    return new if mask is None else select(mask, new, old)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

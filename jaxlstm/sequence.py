@@ -10,17 +10,9 @@ import jax.numpy as jnp
 from jaxlstm.backends.deer import deer
 from jaxlstm.cells.base import Cell, preactivations
 from jaxlstm.cells.lstm import LSTMParams, LSTMState, make_lstm
-from jaxlstm.rule import (
-    Controls,
-    Edges,
-    Hooks,
-    Static,
-    edge,
-    gated_scan,
-    keep,
-    like,
-    select,
-)
+from jaxlstm.edges import Edges, Hooks, check_edges, check_hooks, pass_over
+from jaxlstm.rule import Controls, Static, gated_scan
+from jaxlstm.select import keep, like, select
 from jaxlstm.shapes import (
     OptionError,
     broadcast_state,
@@ -128,12 +120,12 @@ def unroll(
         mask = check_time_axes("mask", mask, inputs)
     if lengths is not None:
         mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
-    hooks = _check_hooks(cell, edges) if isinstance(edges, Hooks) else None
+    hooks = check_hooks(cell, edges) if isinstance(edges, Hooks) else None
     factors = None if isinstance(edges, Hooks) else edges
     controls = Controls(
         mask,
         resets if resets is None else check_time_axes("resets", resets, inputs),
-        factors if factors is None else _check_edges(cell, factors, inputs),
+        factors if factors is None else check_edges(cell, factors, inputs),
     )
     if controls.mask is not None:
         # NaN times zero is NaN: what must not matter is taken out before any product.
@@ -350,23 +342,15 @@ def advance(
       The next state.
     """
     if cell.gated is None or (edges is None and compute_dtype is None):
-        state = state if edges is None else _pass(edges, "h", state)
+        state = state if edges is None else pass_over(edges, "h", state)
         return cell.step(params, state, x)[0]
     weights, h = cell.gated.weights(params), cell.gated.read(state)
     if edges is not None:
-        h, state = _pass(edges, "h", h), _pass(edges, "c", state)
+        h, state = pass_over(edges, "h", h), pass_over(edges, "c", state)
     z = preactivations(weights, x, h, compute_dtype)
     if isinstance(edges, Hooks):
-        z = _pass(edges, "z", z)
+        z = pass_over(edges, "z", z)
     return cell.gated.update(weights.small, state, z)
-
-
-def _pass(edges: Edges | Hooks, name: str, value: Any) -> Any:
-    """Takes a value over the edge of that name."""
-    way = getattr(edges, name)
-    if isinstance(edges, Edges):
-        return edge(value, way)
-    return value if way is None else jax.tree.map(way, value)
 
 
 def check_deer(
@@ -393,27 +377,3 @@ def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
     steps = jnp.arange(inputs.shape[0])
     within = like(steps, jnp.empty((1,) * (lengths.ndim + 1))) < lengths[None]
     return within if mask is None else within & (like(jnp.asarray(mask), within) != 0)
-
-
-def _check_hooks(cell: Cell, hooks: Hooks) -> Hooks:
-    for name in ("z", "c"):
-        if cell.gated is None and getattr(hooks, name) is not None:
-            raise ValueError(
-                f"edges.{name}: a cell without a gated form has one edge into each "
-                "step, by h; leave it out"
-            )
-    return hooks
-
-
-def _check_edges(cell: Cell, edges: Edges, inputs: Array) -> Edges:
-    if not isinstance(edges, Edges):
-        raise TypeError(f"edges: {type(edges).__name__} is not Edges(h, c)")
-    h = check_time_axes("edges.h", edges.h, inputs)
-    if edges.c is None:
-        return Edges(h, h)
-    if cell.gated is None:
-        raise ValueError(
-            "edges.c: a cell without a gated form has one edge into each step, by h; "
-            "leave it out"
-        )
-    return Edges(h, check_time_axes("edges.c", edges.c, inputs))

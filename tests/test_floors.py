@@ -16,6 +16,8 @@ FLOORS = {
     "jaxlstm.varying": 0,
     "jaxlstm.noise": 0,
     "jaxlstm.cells": 1,
+    "jaxlstm.select": 0,
+    "jaxlstm.edges": 2,
     "jaxlstm.rule": 2,
     "jaxlstm.backends": 2,
     "jaxlstm.sequence": 3,

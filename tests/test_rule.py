@@ -14,7 +14,7 @@ from jax.test_util import check_jvp, check_vjp
 
 from jaxlstm.cells import CELLS
 from jaxlstm.cells.base import preactivations
-from jaxlstm.rule import Edges, edge
+from jaxlstm.edges import Edges, edge
 from jaxlstm.sequence import unroll
 from tests.helpers import (
     H,

@@ -7,7 +7,7 @@ import pytest
 
 from jaxlstm import LSTMState, init_lstm, lstm, lstm_cell, zero_state
 from jaxlstm.cells import CELLS
-from jaxlstm.rule import Edges
+from jaxlstm.edges import Edges
 from jaxlstm.sequence import unroll
 from tests.helpers import B, H, T, X
 

@@ -190,19 +190,20 @@ def iterate(step: StepFn, system: System, max_iterations: int) -> Progress:
 
     Returns:
       The states it comes to, and how well they hold. They are settled where each entry
-      holds; or where each step holds by the size of its largest entry, and one more
-      iteration did not halve the worst defect: an entry that is small because its
-      terms cancel carries their rounding, and one that is small by itself does not.
+      holds; or where each step nearly does, by the size of its largest entry, and
+      one more iteration did not halve the worst defect: that is rounding, of large
+      terms that cancel. Near the root it squares defects of any other kind.
     """
     system = system._replace(edges=None)
 
     def at(states: Array, num_iterations: Array, worst_before: Array) -> Progress:
         defects = _advance(step, system, _before(system, states)) - states
         errors, sizes = jnp.abs(defects), jnp.abs(states + defects)
-        rounding = ROUNDINGS * jnp.finfo(states.dtype).eps
+        eps = jnp.finfo(states.dtype).eps
+        rounding = ROUNDINGS * eps
         worst = jnp.where(errors == 0, 0, errors / sizes).max()
-        steps_hold = (errors.max(-1) <= rounding * sizes.max(-1)).all()
-        stalled = steps_hold & (worst > worst_before / 2)
+        nearly = (errors.max(-1) <= eps**0.75 * sizes.max(-1)).all()
+        stalled = nearly & (worst > worst_before / 2)
         settled = jnp.isfinite(defects).all() & ((worst <= rounding) | stalled)
         return Progress(states, defects, num_iterations, worst, settled)
 

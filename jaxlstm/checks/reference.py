@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlstm.estimators import LossFn, Segment, score
 from jaxlstm.model import Model
 from jaxlstm.noise import fold_in
-from jaxlstm.rule import keep, select
+from jaxlstm.select import keep, select
 from jaxlstm.types import Array, Key, PyTree
 
 

@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 
+from jaxlstm.edges import Edges
 from jaxlstm.estimators.base import GradientEstimator, LossFn, Segment, Traits
 from jaxlstm.estimators.draws import Sample, bernoulli
 from jaxlstm.estimators.edges import backward, check_probability, draw
 from jaxlstm.model import Model
-from jaxlstm.rule import Edges, like
+from jaxlstm.select import like
 from jaxlstm.sequence import Remat
 from jaxlstm.types import Array, Key
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.rule import keep, like
+from jaxlstm.select import keep, like
 from jaxlstm.types import Array, Key, PyTree
 
 # (prediction [..., Y], target [...]) -> loss of each example [...], over any axes.

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.edges import Hooks
 from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
 from jaxlstm.estimators.edges import backward, has_gated_form
 from jaxlstm.model import Model
-from jaxlstm.rule import Hooks
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.edges import Edges, Hooks
 from jaxlstm.estimators import draws
 from jaxlstm.estimators.base import (
     Estimate,
@@ -13,12 +14,10 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
-    score,
 )
+from jaxlstm.estimators.forward import forward
 from jaxlstm.model import Model
-from jaxlstm.noise import fold_in
-from jaxlstm.rule import Edges, Hooks
-from jaxlstm.sequence import Remat, scan_chunks
+from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
 
@@ -76,51 +75,25 @@ def backward(
             num_steps=jnp.zeros((), jnp.int32),
         )
 
-    def run(
-        params: PyTree, hidden: Any, segment: Segment, keys: Key, time: Array
-    ) -> tuple[Any, tuple[Array, Array]]:
-        options = dict(inner)
-        if edges is not None:
-            length = len(jax.tree.leaves(segment.inputs)[0])
-            options["edges"] = edges(keys, time + jnp.arange(length), segment)
-        hidden, states = model.unroll(
-            params.recurrent,
-            hidden,
-            segment.inputs,
-            mask=segment.mask,
-            resets=segment.resets,
-            key=fold_in(keys, 0),
-            time=time,
-            **options,
-        )
-        predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
-        losses, weights = score(loss_fn, predictions, segment)
-        return hidden, (jnp.sum(weights * losses), jnp.sum(weights))
-
     def estimate(
         params: PyTree, state: BackwardState, segment: Segment
     ) -> tuple[Estimate, BackwardState]:
         keys, time = state.keys, state.num_steps
         length = len(jax.tree.leaves(segment.inputs)[0])
 
+        def options(segment: Segment, time: Array) -> dict[str, Any]:
+            if edges is None:
+                return inner
+            steps = time + jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
+            return {**inner, "edges": edges(keys, steps, segment)}
+
         def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
-            start = model.initial_state(params, keys.shape)
-            hidden = jax.tree.map(
-                lambda new, old: jnp.where(time == 0, new, old), start, state.hidden
+            hidden, losses, weights = forward(
+                *(model, loss_fn, params, state.hidden, segment, keys, time),
+                chunks="sqrt" in remat,
+                options=options,
             )
-            if "sqrt" not in remat:
-                hidden, (loss, weight) = run(params, hidden, segment, keys, time)
-                return loss, (hidden, weight)
-
-            def chunk(hidden: Any, xs: Any) -> tuple[Any, tuple[Array, Array]]:
-                steps, segment = xs
-                hidden, sums = run(params, hidden, segment, keys, steps[0])
-                return hidden, jax.tree.map(lambda x: x[None], sums)
-
-            steps = time + jnp.arange(length)
-            hidden, sums = scan_chunks(chunk, hidden, (steps, segment))
-            loss, weight = jax.tree.map(jnp.sum, sums)
-            return loss, (hidden, weight)
+            return jnp.sum(weights * losses), (hidden, jnp.sum(weights))
 
         (loss, (hidden, weight)), grads = jax.value_and_grad(total, has_aux=True)(
             params

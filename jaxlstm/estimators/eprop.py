@@ -1,19 +1,18 @@
 """Eligibility propagation."""
 
+import functools
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from jaxlstm.edges import Edges
 from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
 from jaxlstm.estimators.dense import dense
 from jaxlstm.estimators.layered import layered
 from jaxlstm.estimators.traces import online
 from jaxlstm.estimators.units import find_units
-from jaxlstm.model import Model, RecurrentParams
-from jaxlstm.rule import Edges
-from jaxlstm.sequence import advance
+from jaxlstm.model import Model
 from jaxlstm.shapes import OptionError, check_choice
-from jaxlstm.types import Array, Key
 
 Feedback = Literal["symmetric", "random"]
 
@@ -75,33 +74,10 @@ def eprop(
             "an LSTM; leave it out"
         )
     else:
-        trace = dense(model._replace(step=_step_without_recurrence(model)))
+        held = Edges(jnp.zeros(()), jnp.ones(()))
+        step: Any = functools.partial(model.step, edges=held)  # type: ignore[arg-type]
+        trace = dense(model._replace(step=step))
     traits = Traits(kind="biased", segment_invariant=True, online=True)
     return online(
         model, loss_fn, trace, traits=traits, random_feedback=feedback == "random"
     )
-
-
-def _step_without_recurrence(model: Model) -> Any:
-    """Returns the step of a model whose gradient stops on the way through h W_h."""
-    layers = model.layers
-    assert layers is not None
-    cell, edges = layers.cell, Edges(jnp.zeros(()), jnp.ones(()))
-
-    def step(
-        recurrent: RecurrentParams,
-        state: Any,
-        x: Array,
-        *,
-        key: Key | None = None,
-        time: int | Array = 0,
-    ) -> Any:
-        output, found = layers.encode(recurrent.embedding, x), []
-        for n, (params, old) in enumerate(zip(recurrent.layers, state, strict=True)):
-            output = layers.drop(output, n, key, time)
-            new = advance(cell, params, old, output, edges, layers.compute_dtype)
-            output = cell.output(new)
-            found.append(new)
-        return tuple(found)
-
-    return step

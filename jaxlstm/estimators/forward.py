@@ -1,5 +1,6 @@
-"""The forward pass of a segment, for estimators that make no other."""
+"""The forward pass of a segment, for estimators that run it as a whole."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ from jaxlstm.noise import fold_in
 from jaxlstm.sequence import scan_chunks
 from jaxlstm.types import Array, Key, PyTree
 
+# (segment, time of its first step) -> options of `model.unroll`.
+OptionsFn = Callable[[Segment, Array], dict[str, Any]]
+
 
 def forward(
     model: Model,
@@ -20,11 +24,11 @@ def forward(
     segment: Segment,
     keys: Key,
     time: Array,
+    *,
+    chunks: bool,
+    options: OptionsFn = lambda segment, time: {},
 ) -> tuple[Any, Array, Array]:
     """Runs a segment from the state carried into it.
-
-    It goes by chunks of about sqrt(T) steps, so that no more states than those of one
-    are there at a time, nor more of their tangents.
 
     Args:
       model: the model.
@@ -35,13 +39,16 @@ def forward(
       segment: leaves [T, B, ...].
       keys: [B] a key for each example.
       time: [] the number of the first step.
+      chunks: whether it goes by chunks of about sqrt(T) steps, made again on a way
+        back, so that no more states than those of one are there at a time, nor more of
+        their tangents.
+      options: of `model.unroll`.
 
     Returns:
       The state after the segment, and losses and weights [T, B] as `score` gives them.
     """
 
-    def chunk(hidden: Any, xs: tuple[Array, Segment]) -> tuple[Any, Any]:
-        steps, segment = xs
+    def run(hidden: Any, segment: Segment, time: Array) -> tuple[Any, Any]:
         hidden, states = model.unroll(
             params.recurrent,
             hidden,
@@ -49,16 +56,24 @@ def forward(
             mask=segment.mask,
             resets=segment.resets,
             key=fold_in(keys, 0),
-            time=steps[0],
+            time=time,
+            **options(segment, time),
         )
-        predictions = model.readout(params, states, key=fold_in(keys, 1), time=steps[0])
+        predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
         return hidden, score(loss_fn, predictions, segment)
 
     start = model.initial_state(params, keys.shape)
     hidden = jax.tree.map(
         lambda new, old: jnp.where(time == 0, new, old), start, hidden
     )
-    length = len(jax.tree.leaves(segment.inputs)[0])
-    steps = time + jnp.arange(length)
+    if not chunks:
+        hidden, (losses, weights) = run(hidden, segment, time)
+        return hidden, losses, weights
+
+    def chunk(hidden: Any, xs: tuple[Array, Segment]) -> tuple[Any, Any]:
+        steps, segment = xs
+        return run(hidden, segment, steps[0])
+
+    steps = time + jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
     hidden, (losses, weights) = scan_chunks(chunk, hidden, (steps, segment))
     return hidden, losses, weights

@@ -114,7 +114,8 @@ def forward_gradient(
 
         def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
             hidden, losses, weights = forward(
-                model, loss_fn, params, state.hidden, segment, state.keys, time
+                *(model, loss_fn, params, state.hidden, segment, state.keys, time),
+                chunks=True,
             )
             return jnp.sum(weights * losses), (hidden, jnp.sum(weights))
 

@@ -4,11 +4,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxlstm.edges import Edges
 from jaxlstm.estimators.base import GradientEstimator, LossFn, Segment, Traits
 from jaxlstm.estimators.draws import Sample, bernoulli
 from jaxlstm.estimators.edges import backward, check_probability, draw, has_gated_form
 from jaxlstm.model import Model
-from jaxlstm.rule import Edges
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key

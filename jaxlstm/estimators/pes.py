@@ -17,7 +17,7 @@ from jaxlstm.estimators.base import (
 from jaxlstm.estimators.draws import Sample, normal
 from jaxlstm.estimators.forward import forward
 from jaxlstm.model import Model
-from jaxlstm.rule import like
+from jaxlstm.select import like
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
 
@@ -138,7 +138,10 @@ def pes(
 
             def particle(epsilon: Array, hidden: Any) -> tuple[Any, Array, Array]:
                 perturbed = unravel(flat + epsilon)
-                return forward(model, loss_fn, perturbed, hidden, segment, key, time)
+                return forward(
+                    *(model, loss_fn, perturbed, hidden, segment, key, time),
+                    chunks=True,
+                )
 
             both = jnp.concatenate([epsilon, -epsilon])
             hidden, losses, weights = jax.vmap(particle)(both, hidden)

@@ -15,7 +15,7 @@ from jaxlstm.estimators.base import (
 )
 from jaxlstm.model import Model
 from jaxlstm.noise import fold_in
-from jaxlstm.rule import like
+from jaxlstm.select import like
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree

@@ -28,7 +28,7 @@ from jaxlstm.estimators.base import (
 )
 from jaxlstm.model import Model, StepFn
 from jaxlstm.noise import fold_in
-from jaxlstm.rule import keep, like, select
+from jaxlstm.select import keep, like, select
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
 from jaxlstm.varying import like_varying, vary_together

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells import Cell, make_gru, make_lstm, make_rnn
-from jaxlstm.cells.base import preactivations
+from jaxlstm.cells.base import gated_step, preactivations
 from jaxlstm.estimators import Estimate, GradientEstimator, bptt
 from jaxlstm.model import Model
 from tests.estimators.problems import B, T, make_segment, problem, squared_error
@@ -113,3 +113,16 @@ def stop_h(cell: Cell) -> Cell:
         return state, cell.output(state)
 
     return cell._replace(step=step, gated=None)
+
+
+def masked_cell(cell: Cell, mask: np.ndarray) -> Cell:
+    """Returns a cell whose recurrent weights are zero where a mask is."""
+    gated = cell.gated
+    assert gated is not None
+
+    def weights(params):
+        made = gated.weights(params)
+        return made._replace(w_h=made.w_h * mask)
+
+    masked = gated._replace(weights=weights)
+    return cell._replace(gated=masked, step=gated_step(masked))

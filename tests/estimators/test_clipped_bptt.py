@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from jaxlstm.cells.base import preactivations
+from jaxlstm.edges import Hooks
 from jaxlstm.estimators import clipped_bptt
 from jaxlstm.estimators.clipped_bptt import clip_gradient
-from jaxlstm.rule import Hooks
 from jaxlstm.shapes import OptionError
 from tests.estimators.patterns import (
     CELLS,

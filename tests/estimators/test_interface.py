@@ -60,7 +60,8 @@ def single(segment):
 
 
 def test_interface(member, tmp_path):
-    check_interface(*member, tmp_path)
+    estimator, params = member
+    check_interface(estimator, params, tmp_path)
 
 
 def test_a_window_of_one_step_can_be_saved(tmp_path):

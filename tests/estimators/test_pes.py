@@ -15,7 +15,7 @@ from jaxlstm.estimators import Segment, bptt, pes
 from jaxlstm.estimators.draws import normal
 from jaxlstm.model import Model, ModelParams
 from jaxlstm.noise import fold_in
-from jaxlstm.rule import keep, select
+from jaxlstm.select import keep, select
 from tests.estimators.devices import estimate_on
 from tests.estimators.problems import B, T, cut, make_segment, problem, squared_error
 from tests.helpers import assert_close, draw_like, jit

@@ -7,9 +7,16 @@ import pytest
 
 from jaxlstm.cells import make_gru, make_lstm
 from jaxlstm.cells.base import gated_step
+from jaxlstm.cells.lstm import LSTM_GATED
 from jaxlstm.estimators import Segment, bptt, rtrl
 from jaxlstm.estimators.units import find_units
-from tests.estimators.patterns import CELLS, exact, initial, problem_of
+from tests.estimators.patterns import (
+    CELLS,
+    exact,
+    initial,
+    masked_cell,
+    problem_of,
+)
 from tests.estimators.problems import (
     B,
     H,
@@ -28,17 +35,6 @@ from tests.toy_cells import TOY_CELLS
 OTHERS = [name for name in CELLS if name not in ("lstm", "two_layers")]
 NORMALISED = TOY_CELLS["normalised"]
 WITHOUT_RECURRENCE = TOY_CELLS["without_recurrence"]
-
-
-def masked_cell(cell, mask):
-    """Returns a cell whose recurrent weights are zero where a mask is."""
-
-    def weights(params):
-        made = cell.gated.weights(params)
-        return made._replace(w_h=made.w_h * mask)
-
-    gated = cell.gated._replace(weights=weights)
-    return cell._replace(gated=gated, step=gated_step(gated))
 
 
 DIAGONAL = masked_cell(make_lstm(), np.tile(np.eye(H), 4))
@@ -102,20 +98,22 @@ def test_the_cheap_form_of_diagonal_recurrence_is_taken(x64):
     weights = 4 * H * (X + H + 1)
     # Two fields for each weight and example, and the learned first state as a whole.
     assert size == B * (2 * weights + (2 * H) ** 2)
-    assert not find_units(problem_of("lstm")[0]).diagonal
+    dense = find_units(problem_of("lstm")[0])
+    assert dense is not None and not dense.diagonal
 
 
 @pytest.mark.slow
 def test_a_stack_is_diagonal_only_if_all_layers_are(x64):
     def weights(params):
-        made = make_lstm().gated.weights(params)
+        made = LSTM_GATED.weights(params)
         diagonal = np.tile(np.eye(H), 4) if made.w_x.shape[0] == X else 1
         return made._replace(w_h=made.w_h * diagonal)
 
-    gated = make_lstm().gated._replace(weights=weights)
+    gated = LSTM_GATED._replace(weights=weights)
     cell = make_lstm()._replace(gated=gated, step=gated_step(gated))
     model, params = problem(cell, num_layers=2)
-    assert not find_units(model).diagonal
+    units = find_units(model)
+    assert units is not None and not units.diagonal
     compare_with_bptt(model, params, make_segment())
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from jaxlstm.cells import make_gru, make_lstm
-from jaxlstm.cells.base import gated_step
 from jaxlstm.estimators import Traits, eprop, rtrl, snap
 from jaxlstm.estimators.columns import find_pattern
 from jaxlstm.estimators.dense import dense
 from jaxlstm.estimators.traces import online
-from tests.estimators.patterns import exact, initial, problem_of
+from tests.estimators.patterns import exact, initial, masked_cell, problem_of
 from tests.estimators.problems import (
     B,
     H,
@@ -28,14 +27,7 @@ ONLINE = Traits(kind="biased", segment_invariant=True, online=True)
 
 
 def masked_lstm(mask):
-    """Returns an LSTM whose recurrent weights are zero where a mask is."""
-
-    def weights(params):
-        made = make_lstm().gated.weights(params)
-        return made._replace(w_h=made.w_h * mask)
-
-    gated = make_lstm().gated._replace(weights=weights)
-    return make_lstm()._replace(gated=gated, step=gated_step(gated))
+    return masked_cell(make_lstm(), mask)
 
 
 def connections(size, density, seed=0):
