@@ -11,6 +11,7 @@ from jaxlstm.estimators.draws import Sample, signs
 from jaxlstm.estimators.traces import LinearStep, Trace, online
 from jaxlstm.model import Model
 from jaxlstm.types import Array, Key, PyTree
+from jaxlstm.varying import like_varying
 
 # What keeps the scales from zero and infinity. The mean does not depend on it.
 EPSILON = 1e-7
@@ -68,7 +69,8 @@ def uoro(
 
     def start(params: PyTree, key: Key, time: Array) -> RankOne:
         def initial(recurrent: Any) -> Any:
-            return model.initial_state(params._replace(recurrent=recurrent), ())
+            state = model.initial_state(params._replace(recurrent=recurrent), ())
+            return like_varying(state, (params, key))
 
         state, pull_back = jax.vjp(initial, params.recurrent)
         nu = _like(draw(key, time, (2, _size(state)))[1], state)

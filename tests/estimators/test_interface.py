@@ -125,10 +125,11 @@ def test_segments_add_up_where_that_is_claimed(name, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_two_devices_are_as_one(name, x64):
+def test_two_devices_are_as_one(name, learned, x64):
     cell = make_leaky_rnn() if name == "rflo" else make_lstm()
-    model, params = problem(cell)
+    model, params = problem(cell, learned_initial_state=learned)
     estimator = ESTIMATORS[name](model, squared_error, **OPTIONS.get(name, {}))
     state = estimator.init(params, (B,), jax.random.key(0))
     one, two = (
