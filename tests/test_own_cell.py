@@ -101,6 +101,7 @@ def test_eprop_of_the_neuron_is_that_of_the_paper(my_cells, x64):
     assert_close([w_x, w_h, b[None]], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -121,6 +122,7 @@ def test_every_estimator_takes_the_neuron(my_cells, name):
     assert report.passed, str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["eprop", pytest.param("bptt", marks=pytest.mark.slow)]
 )

@@ -116,6 +116,7 @@ def test_sequence_without_controls_is_the_scan(x64, name):
     compare(BUILT_IN[name], first_order, full=True)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_those_of_the_scan(x64):
     compare(BUILT_IN["gru"], second_order)
 
@@ -145,6 +146,7 @@ def test_batch_axes_are_none_one_or_two(x64, axes):
     assert_close(actual, expected)
 
 
+@pytest.mark.slow
 def test_one_example_under_vmap_is_one_of_a_batch(x64):
     cell = BUILT_IN["lstm"]
     problem = make_problem(cell)
@@ -370,6 +372,7 @@ def models():
     return model, problems.problem(BUILT_IN["gru"], **options)[0], params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "options", "num_devices"),
     [(bptt, {}, 1), (bptt, {"remat": "sqrt"}, 2), (h_detach, {"p": 0.5}, 1)],
@@ -384,6 +387,7 @@ def test_estimators_take_either_engine(x64, estimator, options, num_devices):
     assert_close(*results)
 
 
+@pytest.mark.slow
 def test_training_by_a_config_on_two_devices(tmp_path, monkeypatch):
     calls = []
 

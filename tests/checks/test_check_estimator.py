@@ -54,6 +54,7 @@ def assert_holds(report: Any) -> None:
     assert max(errors) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -89,6 +90,7 @@ def test_float32_has_bounds_of_its_own():
     assert report[EXACT].error > 1e-12
 
 
+@pytest.mark.slow
 def test_model_of_ones_own_is_given_inputs_and_targets():
     model = MODEL._replace(layers=None, step=None)
 
@@ -185,6 +187,7 @@ def test_wrong_estimator_fails_where_it_is_wrong(name):
     assert len(rows) > 1 or rows == found
 
 
+@pytest.mark.slow
 def test_mean_over_the_batch_fails_where_examples_add_up():
     def estimate(right, params, state, segment):
         sums, after = right(params, state, segment)
@@ -196,6 +199,7 @@ def test_mean_over_the_batch_fails_where_examples_add_up():
     assert "norm ratio 0.5000" in report[BESIDE].note
 
 
+@pytest.mark.slow
 def test_segments_that_do_not_add_up_fail_there():
     wrong = bptt(MODEL, squared_error)
     traits = dataclasses.replace(wrong.traits, segment_invariant=True)
@@ -203,6 +207,7 @@ def test_segments_that_do_not_add_up_fail_there():
     assert failing(report) == {GRADIENTS}
 
 
+@pytest.mark.slow
 def test_influence_shared_by_the_batch_fails_there():
     """The mean of the influences of all examples in place of each one's own."""
     right = rtrl(MODEL, squared_error)
@@ -219,6 +224,7 @@ def test_influence_shared_by_the_batch_fails_there():
     assert failing(check_estimator(wrong, MODEL)) == {GRADIENTS}
 
 
+@pytest.mark.slow
 def test_bias_is_seen_in_the_mean():
     wrong = h_detach(MODEL, squared_error, p=0.5)
     traits = dataclasses.replace(wrong.traits, kind="unbiased")

@@ -67,6 +67,7 @@ def test_is_h_detach_with_all_edges_cut(x64):
     assert_close(forward, backward)
 
 
+@pytest.mark.slow
 def test_layerwise(x64):
     """Below, with what upper layers remember held fixed as well."""
     model, params = problem_of("two_layers")

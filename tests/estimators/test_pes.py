@@ -307,6 +307,7 @@ def test_pes_aims_at_the_gradient_of_the_smoothed_loss(x64):
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_bias_is_of_the_second_order_in_sigma(x64):
     biases = []
     for sigma in (0.1, 0.05):

@@ -116,6 +116,7 @@ def test_columns_and_the_masked_whole_agree(level, x64):
         assert_close(by_column, by_mask)
 
 
+@pytest.mark.slow
 def test_sparse_recurrent_weights(x64):
     """The error falls with n, to nothing once all ways are followed."""
     size = 8
@@ -130,6 +131,7 @@ def test_sparse_recurrent_weights(x64):
     assert errors[0] > 10 * errors[1] > 1e3 * errors[2]
 
 
+@pytest.mark.slow
 def test_zero_diagonal_is_eprop(x64):
     """No unit reaches itself through h W_h, so that only its memory is followed."""
     cell = masked_lstm(np.tile(1 - np.eye(H), 4))
@@ -159,6 +161,7 @@ def test_diagonal_recurrence_is_exact_by_units_alone(x64):
     assert distance(entries.recurrent.layers, expected.recurrent.layers) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no_gated_form", "lstm"])
 def test_one_hot_inputs_change_no_pattern(name, x64):
     """Masks from values would leave out the rows of absent symbols for good."""

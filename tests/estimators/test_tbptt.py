@@ -157,6 +157,7 @@ def test_window_is_run_again_by_the_weights_of_now(x64):
     assert_close(late, estimate(other, first, unscored)[0])
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_the_step(x64):
     model, params = problem(make_lstm(), num_layers=2, dropout=0.5)
     estimator = tbptt(model, squared_error, horizon=T, stride=1)
@@ -200,6 +201,7 @@ def test_controls_take_any_form(controls, x64):
     assert_close(actual[0], expected[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_shape", [(), (B, 1)])
 def test_batch_may_have_any_axes(batch_shape, x64):
     model, params = problem_of("lstm")

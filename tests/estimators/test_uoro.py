@@ -160,6 +160,7 @@ def problem_steps():
     return rng.normal(size=(3, 1, 3)), rng.normal(size=(3, 1, 2))
 
 
+@pytest.mark.slow
 def test_scales_make_the_variance_small(x64, monkeypatch):
     """The mean does not see which factor is divided; the variance does."""
     balanced = spread_of(lambda balance: balance, monkeypatch)
@@ -168,6 +169,7 @@ def test_scales_make_the_variance_small(x64, monkeypatch):
     assert balanced < 0.9 * plain < 0.9 * swapped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [uoro, kf_rtrl])
 def test_draws_are_of_each_example_and_step(factory, x64):
     model, params = problem_of("gru")

@@ -118,6 +118,7 @@ def train(tmp_path, monkeypatch, *overrides):
     return run, test
 
 
+@pytest.mark.slow
 def test_accuracy_is_of_what_is_scored(tmp_path, monkeypatch):
     overrides = "task.length=20", "train.segment_length=22", "train.num_updates=20"
     run, test = train(tmp_path, monkeypatch, *overrides, "train.eval_every=")

@@ -101,6 +101,7 @@ def test_bad_fields_are_refused(options, message):
         AnBn(**options)
 
 
+@pytest.mark.slow
 def test_counting_is_learnt(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = [

@@ -97,6 +97,7 @@ def train(tmp_path, monkeypatch, *overrides):
     return run, test
 
 
+@pytest.mark.slow
 def test_short_strings_are_copied(tmp_path, monkeypatch):
     overrides = [
         *("task.num_symbols=2", "task.length=1", "task.delay=2", "train.eval_every="),

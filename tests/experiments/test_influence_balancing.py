@@ -117,12 +117,14 @@ def train(tmp_path, monkeypatch, *overrides):
     return theta, [line["output"] for line in lines]
 
 
+@pytest.mark.slow
 def test_exact_gradients_find_the_balance(tmp_path, monkeypatch):
     theta, outputs = train(tmp_path, monkeypatch, "train.eval_every=1500")
     assert abs(theta + 1 / 6) < 1e-6
     assert outputs[-1] == pytest.approx(-6 * theta, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("horizon", "way"), [(40, -1), (41, 1)])
 def test_truncated_gradients_lead_the_right_way_from_41_steps_on(
     tmp_path, monkeypatch, horizon, way

@@ -134,6 +134,7 @@ def loss_by_hand(experiment, state, first=2, count=3):
     return loss / weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("name", ["bptt", "rtrl"])
 def test_exact_gradients_of_one_segment_agree(config, name, devices):
@@ -147,6 +148,7 @@ def test_exact_gradients_of_one_segment_agree(config, name, devices):
             assert figures["norm_ratio"] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_influence_is_carried_over_segments(config):
     """So bptt, cut at each segment, parts from rtrl, and agrees over all at once."""
     shadows = "estimator.shadow=['rtrl']", "estimator.shadow_segments=3"
@@ -167,6 +169,7 @@ def test_influence_is_carried_over_segments(config):
         assert line[f"rtrl/{figure}"] == pytest.approx(value, rel=1e-11)
 
 
+@pytest.mark.slow
 def test_state_that_cannot_be_placed_begins_anew(config):
     """Beside one that can be: neither changes the figures of the other."""
     shadows = f"estimator.shadow=['{HERE}:bare', 'rtrl']"
@@ -195,6 +198,7 @@ def test_every_estimator_can_be_a_shadow(config, name, devices):
     assert len(values) == 1 and values[0] > 0
 
 
+@pytest.mark.slow
 def test_own_draws_stay(config):
     """Random weights of the feedback are those that training has."""
     option, devices = "estimator.feedback=random", "devices=1"
@@ -265,6 +269,7 @@ def as_numbers(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_stopped_at_a_comparison_goes_on_to_the_same_lines(
     moment, config, command, monkeypatch
@@ -289,6 +294,7 @@ def test_stopped_at_a_comparison_goes_on_to_the_same_lines(
     assert_same(load_run("out"), load_run("whole"))
 
 
+@pytest.mark.slow
 def test_lines_after_the_checkpoint_are_made_again(config, command, monkeypatch):
     """It fails at update 9; the checkpoint is of update 5, and 6 has been compared."""
     assert command("run", config, TURNED, "--out", "whole").code == 0
@@ -313,6 +319,7 @@ def test_lines_after_the_checkpoint_are_made_again(config, command, monkeypatch)
     assert_same(load_run("out"), load_run("whole"))
 
 
+@pytest.mark.slow
 def test_without_evaluations_the_end_is_compared(config, command):
     outcome = command("run", config, TURNED, "train.eval_every=", "--out", "out")
     assert outcome.code == 0, outcome.err
