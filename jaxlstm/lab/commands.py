@@ -36,6 +36,7 @@ from jaxlstm.lab.session import Session
 from jaxlstm.lab.signals import Interrupted, StopRequest
 from jaxlstm.lab.start import choose_folder, claim_folder, create_run
 from jaxlstm.model import count_parameters
+from jaxlstm.shapes import OptionError
 
 app = App(
     name="jaxlstm",
@@ -368,6 +369,9 @@ def main(tokens: list[str] | None = None) -> None:
             )
     except UserError as error:
         lines = error.lines
+    except OptionError as error:
+        # Of parts that find each other only as they are compiled.
+        lines = (str(error),)
     except CycloptsError as error:
         lines = (" ".join(str(error).split()),)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

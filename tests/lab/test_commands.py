@@ -37,6 +37,17 @@ def test_show_needs_something_to_show(command):
     assert outcome.faults == ["show: name a config file, or use --schema"]
 
 
+def test_parts_that_do_not_go_together_when_compiled_are_one_line(
+    config, command, tmp_path
+):
+    options = "model.engine=deer", "estimator.remat=step"
+    outcome = command("run", config, *options, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        'remat: is "step", which engine "deer" does not take; use engine="scan"'
+    ]
+
+
 def test_unknown_words_are_one_line(config, command):
     for tokens, words in [
         (("rnu", config), ("rnu", "run")),
