@@ -5,7 +5,6 @@ state in a step is D_t = ds'/dz, [S, K], times its row's u: no [S, P] array is n
 say it, in any gated cell and any stack of them.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,12 +15,11 @@ from jax.flatten_util import ravel_pytree
 
 from jaxlstm.cells.base import GatedWeights, num_columns, preactivations
 from jaxlstm.estimators.dense import flat
+from jaxlstm.estimators.structure import find_structure
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model, RecurrentParams
 from jaxlstm.types import Array, PyTree
 from jaxlstm.varying import like_varying
-
-NUM_POINTS = 3
 
 
 class Rest(NamedTuple):
@@ -96,7 +94,7 @@ def join(
 
 
 def linearise(model: Model, step: LinearStep) -> ColumnStep:
-    """Linearises a step of one example, by S passes back and as many forward."""
+    """Linearises a step of one example, by S passes back."""
     layers = model.layers
     assert layers is not None
     weights, rest = split(model, step.recurrent)
@@ -139,62 +137,70 @@ def start_rest(model: Model, params: Any) -> Rest:
     return zeros._replace(start=jax.jacrev(initial)(rest.start))
 
 
-@functools.lru_cache(maxsize=64)
 def find_pattern(model: Model) -> Pattern:
-    """Returns which entries a gated model's J and I may have, by probing its functions.
+    """Returns which entries J and I of a gated model may have, by its structure."""
+    layers = find_structure(model)
+    shapes = jax.eval_shape(model.init, jax.random.key(0)).recurrent
+    sizes = [len(layer.by_state) for layer in layers]
+    size, firsts = sum(sizes), np.cumsum([0, *sizes])
+    embedded = layers[0].x.shape[1]
+    # From old states, columns of z, small parameters and the input, in this order.
+    small = [_flat(layer.by_small) for layer in layers]
+    counts = [size, *(len(x.x) for x in layers), *(x.shape[1] for x in small), embedded]
+    begins = np.cumsum([0, *counts])
+    reached, below = [], None
+    for n, layer in enumerate(layers):
+        rows = np.zeros((sizes[n], begins[-1]), bool)
 
-    Parameters, state and input are drawn at random: what is zero then is zero by
-    structure. Masks taken from the values of a run are wrong for one-hot inputs.
-    """
-    with jax.ensure_compile_time_eval():
-        return _probe(model)
+        def put(block: np.ndarray, begin: int, rows: np.ndarray = rows) -> None:
+            rows[:, begin : begin + block.shape[1]] |= block
 
-
-def _probe(model: Model) -> Pattern:
-    layers, random = model.layers, np.random.default_rng(0)
-    assert layers is not None
-
-    def draw(shapes: Any) -> Any:
-        return jax.tree.map(
-            lambda x: random.normal(size=x.shape).astype(x.dtype), shapes
+        put(layer.by_state | layer.by_z @ layer.h, firsts[n])
+        put(layer.by_z, begins[1 + n])
+        put(small[n], begins[1 + len(layers) + n])
+        by_x = layer.by_z @ layer.x
+        if below is None:
+            put(by_x, begins[-2])
+        else:
+            rows |= by_x @ below
+        reached.append(rows)
+        below = layer.output @ rows
+    found = np.split(np.concatenate(reached), begins[1:-1], axis=1)
+    start, embedding = None, None
+    if shapes.initial_state is not None:
+        _, unflatten = ravel_pytree(
+            jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.initial_state)
         )
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    state = jax.eval_shape(lambda: model.initial_state(draw(shapes), ()))
-    x = jax.ShapeDtypeStruct((layers.width,), jax.tree.leaves(state)[0].dtype)
-
-    @jax.jit
-    def at(recurrent: Any, state: Any, x: Array) -> Any:
-        weights, rest = split(model, recurrent)
-        vector, unflatten = ravel_pytree(state)
-        offsets = [jnp.zeros(num_columns(w), vector.dtype) for w in weights]
-
-        def run(vector: Array, offsets: Any, small: Any, x: Array) -> Array:
-            with_small = [
-                w._replace(small=s) for w, s in zip(weights, small, strict=True)
-            ]
-            drop = lambda output, layer: output  # noqa: E731
-            return _walk(model, with_small, unflatten(vector), x, offsets, drop)[0]
-
-        _, pull_back = jax.vjp(run, vector, offsets, rest.small, x)
-        found = jax.vmap(pull_back)(jnp.eye(len(vector), dtype=vector.dtype))
-        return jax.tree.map(lambda x: x != 0, found)
-
-    points = [
-        jax.tree.map(np.asarray, at(*draw((shapes.recurrent, state, x))))
-        for _ in range(NUM_POINTS)
-    ]
-    jacobian, by_z, by_small, by_x = jax.tree.map(lambda *x: np.any(x, axis=0), *points)
-    embedding, size = shapes.recurrent.embedding, len(jacobian)
-    start = None
-    if shapes.recurrent.initial_state is not None:
-        _, unflatten = ravel_pytree(draw(state))
         start = jax.tree.map(
             lambda x: np.asarray(x) != 0, jax.vmap(unflatten)(jnp.eye(size))
         )
-    if embedding is not None:
-        embedding = np.repeat(by_x[:, None], len(embedding), axis=1)
-    return Pattern(jacobian, tuple(by_z), Rest(by_small, embedding, start))
+    if shapes.embedding is not None:
+        count = len(shapes.embedding)
+        embedding = np.repeat(found[-1][:, None], count, axis=1)
+    by_small = tuple(
+        _like_leaves(rows, layer.by_small)
+        for rows, layer in zip(found[1 + len(layers) : -1], layers, strict=True)
+    )
+    return Pattern(
+        found[0], tuple(found[1 : 1 + len(layers)]), Rest(by_small, embedding, start)
+    )
+
+
+def _flat(by_small: Any) -> np.ndarray:
+    """Joins leaves [S, ...] of booleans to [S, all]; there may be none."""
+    leaves = [np.reshape(x, (len(x), -1)) != 0 for x in jax.tree.leaves(by_small)]
+    return np.concatenate(leaves, axis=1) if leaves else np.zeros((1, 0), bool)
+
+
+def _like_leaves(rows: np.ndarray, by_small: Any) -> Any:
+    """Takes rows [S, all] apart into leaves of the shapes that were joined."""
+    leaves, structure = jax.tree.flatten(by_small)
+    ends = np.cumsum([int(np.prod(x.shape[1:])) for x in leaves])[:-1]
+    parts = np.split(rows, ends, axis=1) if leaves else []
+    shaped = [
+        p.reshape(len(rows), *x.shape[1:]) for p, x in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def _walk(

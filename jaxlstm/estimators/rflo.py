@@ -37,7 +37,7 @@ def rflo(model: Model, loss_fn: LossFn) -> GradientEstimator:
       2019.
     """
     units = find_units(model)
-    if units is None or units.keeps is None or len(units.connections) > 1:
+    if units is None or units.keeps is None or units.num_layers > 1:
         raise OptionError(
             'rflo: is defined for one layer of the leaky RNN, cell = "leaky_rnn"; for '
             'others use name = "eprop" with feedback = "random"'

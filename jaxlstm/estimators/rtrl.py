@@ -58,7 +58,7 @@ def rtrl(
         trace = layered(
             model, units, carry=carry, own=units.diagonal, layerwise=layerwise
         )
-    several = units is not None and len(units.connections) > 1
+    several = units is not None and units.num_layers > 1
     traits = Traits(
         kind="biased" if layerwise and several else "exact",
         segment_invariant=True,

@@ -29,7 +29,7 @@ from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key
 
 Level = Literal["entry", "unit"]
-NUM_POINTS = 3
+NUM_POINTS = 8
 
 # Which of w_x, w_h and b add to the first columns of z, and not to the last.
 FIRST = True, False, True
@@ -66,9 +66,12 @@ def snap(
     exact at the level of units, and not at that of entries: an output gate's weight
     reaches the memory at its second step only.
 
-    Costs O(P) memory and time a step in a single layer at n = 1; else N P floats and
-    O(N^2 P) operations, N entries of the state being reached from a weight, and S^2
-    passes for J. A model without gated cells keeps a masked M of S P floats.
+    Costs O(P) memory and time a step in a single layer at n = 1, of a cell that works
+    unit by unit and has neither an embedding nor small parameters. Else, with N entries
+    of the state reached from a column of z, N P + N^2 K floats an example and O(N^2 P)
+    operations, and S passes for J. A model without gated cells keeps a masked M of S P
+    floats, and its pattern is looked for at random points, where what is saturated at
+    all of them is missed.
 
     Args:
       model: the model; any with a step.
@@ -251,12 +254,16 @@ def _dense_mask(model: Model, n: int, level: Level, step: LinearStep) -> Any:
         )
         return jacobian != 0, reached
 
+    def draw(x: Any) -> np.ndarray:
+        # No unit is saturated then, where a derivative would be zero by rounding.
+        scale = np.sqrt(x.shape[0]) if len(x.shape) > 1 else 1
+        return (random.normal(size=x.shape) / scale).astype(x.dtype)
+
     with jax.ensure_compile_time_eval():
         for _ in range(NUM_POINTS):
-            point = jax.tree.map(
-                lambda x: random.normal(size=x.shape).astype(x.dtype),
-                (params, step.previous, step.x),
-            )
+            point = jax.tree.map(draw, (params, step.previous, step.x))
             found.append(jax.tree.map(np.asarray, at(*point)))
     jacobian, reached = jax.tree.map(lambda *x: np.any(x, axis=0), *found)
+    # What reached nothing may do so elsewhere.
+    reached = jax.tree.map(lambda x: x | ~x.any(axis=0), reached)
     return _reach(Pattern(jacobian, (), reached), n, level, step.previous).by_rest

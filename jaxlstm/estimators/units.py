@@ -5,9 +5,7 @@ j alone; other units reach it through z = x W_x + h W_h + b only. So it is with 
 LSTM, the GRU and the RNN. Then ds'/ds at fixed z and ds'/dz hold F and G numbers a
 unit, for F fields of the state and G blocks of z, and each weight touches one unit.
 
-Whether a cell is of this kind, and what in it depends on what, is found out by probing
-its functions at random points: an entry that is zero there is zero by structure. Masks
-taken from the values of a run would be wrong wherever an input happens to be zero.
+Whether a cell is of this kind is found out from what depends on what in its functions.
 """
 
 import functools
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells.base import Cell, GatedWeights, num_columns, preactivations
+from jaxlstm.estimators.structure import find_structure
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model
 from jaxlstm.types import Array
@@ -39,8 +38,8 @@ class Units(NamedTuple):
       outputs: [F] whether the output depends on a field.
       keeps: 1 - leak, where s' = (1 - leak) s + f(z) with one field and one block of z;
         else None.
-      connections: of each layer, [R, K_h] which recurrent weights there are, or None
-        where there is no recurrent product.
+      num_layers: L.
+      diagonal: whether no unit's state reaches another one's within a layer.
     """
 
     cell: Cell
@@ -50,21 +49,8 @@ class Units(NamedTuple):
     rows: np.ndarray
     outputs: np.ndarray
     keeps: float | None
-    connections: tuple[np.ndarray | None, ...]
-
-    @property
-    def diagonal(self) -> bool:
-        """Whether no unit's state reaches another one's within a layer."""
-        return all(self._is_diagonal(mask) for mask in self.connections)
-
-    def _is_diagonal(self, mask: np.ndarray | None) -> bool:
-        if mask is None:
-            return True
-        columns = np.arange(mask.shape[1]) % self.hidden_size
-        reads = np.full(mask.shape[0], -1)
-        for rows in self.rows:
-            reads[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        return not np.any(mask & (reads[:, None] != columns))
+    num_layers: int
+    diagonal: bool
 
 
 class LayerStep(NamedTuple):
@@ -96,89 +82,65 @@ def find_units(model: Model) -> Units | None:
     """Returns how a model's cell works, or None if it does not work unit by unit."""
     if model.layers is None or model.layers.cell.gated is None:
         return None
-    with jax.ensure_compile_time_eval():
-        return _probe(model, model.layers.cell)
-
-
-def _probe(model: Model, cell: Cell) -> Units | None:
+    cell, params = model.layers.cell, jax.eval_shape(model.init, jax.random.key(0))
     gated = cell.gated
     assert gated is not None
-    random = np.random.default_rng(0)
-
-    def draw(shapes: Any) -> Any:
-        return jax.tree.map(
-            lambda x: random.normal(size=x.shape).astype(x.dtype), shapes
-        )
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0)).recurrent.layers
-    layers = draw(shapes)
-    state = jax.eval_shape(lambda: cell.initial_state(layers[0], ()))
-    weights = jax.eval_shape(lambda: gated.weights(layers[0]))
-    fields, columns = jax.tree.leaves(state), num_columns(weights)
+    state = jax.eval_shape(lambda p: model.initial_state(p, ()), params)[0]
+    fields = jax.tree.leaves(state)
     size = fields[0].size
+    weights = jax.eval_shape(gated.weights, params.recurrent.layers[0])
     products = [w.shape[-1] for w in weights[:2] if w is not None]
+    columns = num_columns(weights)
     if any(leaf.shape != (size,) for leaf in fields) or any(
         count % size for count in (columns, *products)
     ):
         return None
-    z = jax.ShapeDtypeStruct((columns,), fields[0].dtype)
-
-    # Any two units differ in a bit: one lies in a set of these, and the other does not.
-    bits = np.arange(size) >> np.arange(max(1, size.bit_length()))[:, None] & 1
-    sets = np.concatenate([bits, 1 - bits]).astype(z.dtype)
-    kinds = np.eye(len(fields) + columns // size, dtype=z.dtype)
-
-    @jax.jit
-    def probe(layers: Any, points: Any) -> Any:
-        weights = [gated.weights(params) for params in layers]
-
-        def at(point: Any) -> Any:
-            def update(state: Any, z: Array) -> Array:
-                new = gated.update(weights[0].small, state, z)
-                return jnp.stack(jax.tree.leaves(new))
-
-            linear = jax.linearize(update, *point)[1]
-            push = jax.vmap(lambda tangent: linear(*tangent))
-            by_output = jax.jacrev(cell.output)(point[0])
-            return (
-                push(jax.vmap(functools.partial(_repeat, point, size))(sets)) != 0,
-                push(jax.vmap(functools.partial(_spread, point, size))(kinds)),
-                jnp.stack([jnp.any(x != 0) for x in jax.tree.leaves(by_output)]),
-            )
-
-        return jax.vmap(at)(points), [
-            None if w.w_h is None else w.w_h != 0 for w in weights
-        ]
-
-    points = jax.tree.map(
-        lambda *x: np.stack(x), *(draw((state, z)) for _ in range(NUM_POINTS))
-    )
-    (reached, by_kind, outputs), connections = jax.tree.map(
-        np.asarray, probe(layers, points)
-    )
-    if np.any(reached & (sets[:, None] == 0)):
+    layers, first = find_structure(model), find_structure(model)[0]
+    by_state, by_z = (_by_unit(x, size) for x in (first.by_state, first.by_z))
+    outputs = first.output.reshape(len(first.output), len(fields), size)
+    if by_state is None or by_z is None or first.read is None:
         return None
-    rows = _find_rows(gated.read, state, size)
-    if rows is None:
-        return None
-    found = np.any(by_kind != 0, axis=(0, -1)).T
-    slopes = by_kind[:, 0]
-    leaky = found.shape == (1, 2) and np.ptp(slopes) < 1e-6
+    rows = np.where(first.read.any(0), first.read.argmax(0), -1)
+    across = np.arange(columns)[:, None] % size != np.arange(len(rows)) % size
     return Units(
         cell,
         size,
-        found[:, : len(fields)],
-        found[:, len(fields) :],
-        rows,
-        np.any(outputs, axis=0),
-        float(slopes.flat[0]) if leaky else None,
-        tuple(connections),
+        by_state,
+        by_z,
+        rows.reshape(len(fields), size),
+        np.asarray(outputs.any(axis=(0, 2))),
+        _find_leak(cell, weights, state) if by_z.shape == (1, 1) else None,
+        len(layers),
+        not any(np.any(layer.h & across) for layer in layers),
     )
 
 
-def _repeat(like: Any, size: int, unit: Any) -> Any:
-    """Returns a tangent with the same entry [H] in all fields and blocks of z."""
-    return jax.tree.map(lambda x: jnp.tile(unit, x.size // size), like)
+def _by_unit(reached: np.ndarray, size: int) -> np.ndarray | None:
+    """Returns [F, F] or [F, G] of [S, S] or [S, K]; None if units reach others."""
+    blocks = reached.reshape(-1, size, reached.shape[1] // size, size)
+    apart = ~np.eye(size, dtype=bool)[None, :, None, :]
+    if np.any(blocks & apart):
+        return None
+    return np.asarray(blocks.any(axis=(1, 3)))
+
+
+def _find_leak(cell: Cell, weights: Any, state: Any) -> float | None:
+    """Returns 1 - leak where s' = (1 - leak) s + f(z), or None."""
+    gated, random = cell.gated, np.random.default_rng(0)
+    assert gated is not None
+
+    def slopes(state: Any, z: Array) -> Array:
+        ones = jax.tree.map(jnp.ones_like, state)
+        step = lambda state: gated.update(weights.small, state, z)  # noqa: E731
+        return jax.tree.leaves(jax.jvp(step, (state,), (ones,))[1])[0]
+
+    if jax.tree.leaves(weights.small):
+        return None
+    shapes = (NUM_POINTS, *jax.tree.leaves(state)[0].shape)
+    with jax.ensure_compile_time_eval():
+        points = jax.tree.map(lambda x: random.normal(size=shapes), (state, 0.0))
+        found = np.asarray(jax.jit(jax.vmap(slopes))(*points))
+    return float(found.flat[0]) if np.ptp(found) < 1e-6 else None
 
 
 def _spread(like: Any, size: int, kind: Any) -> Any:
@@ -187,22 +149,6 @@ def _spread(like: Any, size: int, kind: Any) -> Any:
     counts = np.cumsum([leaf.size // size for leaf in leaves])[:-1]
     parts = jnp.split(jnp.repeat(kind, size), counts * size)
     return jax.tree.unflatten(structure, parts)
-
-
-def _find_rows(read: Any, state: Any, size: int) -> np.ndarray | None:
-    leaves, structure = jax.tree.flatten(state)
-    count = len(leaves)
-    numbers = np.arange(count * size, dtype=np.float32).reshape(count, size)
-    read_numbers = np.asarray(read(jax.tree.unflatten(structure, list(numbers))))
-    sources = read_numbers.astype(int)
-    rows = np.full(count * size, -1)
-    rows[sources] = np.arange(len(sources))
-    twice = len(np.unique(sources)) < len(sources)
-    return (
-        None
-        if twice or np.any(sources != read_numbers)
-        else rows.reshape(numbers.shape)
-    )
 
 
 def linearise(model: Model, units: Units, step: LinearStep) -> list[LayerStep]:
