@@ -79,6 +79,19 @@ def test_one_step_by_the_definition(level, x64):
     assert_close(gradient(estimator, params), by_definition(model, params, mask))
 
 
+def test_one_step_without_a_gated_form_and_with_one_hot_inputs(x64):
+    """The pattern is that of all symbols, also of those that are not there."""
+    model, params = problem(make_lstm()._replace(gated=None))
+    segment = make_segment()
+    symbols = np.random.default_rng(0).integers(0, X, size=(T, B))
+    segment = segment._replace(inputs=np.eye(X)[symbols])
+    mask = unit_mask(params, entries=True)
+    assert_close(
+        gradient(snap(model, squared_error), params, segment),
+        by_definition(model, params, mask, segment),
+    )
+
+
 def test_pattern_of_an_lstm(x64):
     """S_1 holds 7 / (8 H) of all entries, S_2 all of them."""
     pattern = find_pattern(problem(make_lstm(), learned_initial_state=False)[0])

@@ -52,7 +52,7 @@ def lateral(small, state, z):
 
 def with_threshold(small, state, z):
     new = plain(small, state, z)
-    return new._replace(c=new.c + 0.5 * jax.nn.relu(state.c - 1.5))
+    return new._replace(h=new.h + 0.5 * jax.nn.relu(state.h - 0.5))
 
 
 def with_shared_leak(small, state, z):
