@@ -28,6 +28,9 @@ USUAL = {
     "train.batch_size": 32,
     "train.segment_length": 64,
     "train.updates_per_call": 100,
+    "estimator.horizon": 100,
+    "estimator.num_directions": 8,
+    "estimator.num_particles": 32,
 }
 UNITS = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 REMEDY = (
@@ -76,12 +79,15 @@ def check_memory(experiment: "Experiment") -> None:
     # The weights lie on each device, the batch is spread over them.
     copies, parts = (trainer.mesh.size, 1) if shared else (1, trainer.mesh.size)
     weights = _bytes(state._replace(estimator=())) + _bytes(state.params)
-    weights, examples = weights * copies, _bytes(state.estimator) // parts
     sizes = _sizes(sections)
+    # Each with the tangents of all parameters.
+    weights += sizes.get("estimator.num_directions", 0) * _bytes(state.params)
+    weights, examples = weights * copies, _bytes(state.estimator) // parts
     if weights >= examples:
         keys = "model.hidden_size", "model.embedding_size", "model.num_layers"
     else:
         keys = "train.batch_size", "model.hidden_size"
+    keys = *keys, *(key for key in USUAL if key.startswith("estimator."))
     # First alone: a cell may make arrays of its size as soon as it is traced.
     _refuse_above(limit, weights + examples, keys, sizes)
     updates = min(
@@ -173,8 +179,8 @@ def _sizes(sections: ConfigFile) -> dict[str, int]:
     values = {}
     for key in USUAL:
         section, name = key.split(".")
-        value = getattr(getattr(sections, section), name)
-        if value is not None:
+        value = getattr(getattr(sections, section), name, None)
+        if isinstance(value, int):
             values[key] = value
     return values
 
