@@ -88,12 +88,13 @@ class Reporter:
         for item in error.errors():
             # The location goes on into the members of a union; a key does not.
             loc = _known(item["loc"], values, missing=item["type"] == "missing")
+            in_list = bool(loc) and "[" in loc[-1]
             if prefix and prefix[-1].endswith("]"):
                 *before, item_name = prefix
                 loc = (*before, ".".join([item_name, *loc]))
             else:
                 loc = (*prefix, *loc)
-            found.setdefault(loc, []).append(_message(item, loc, choices))
+            found.setdefault(loc, []).append(_message(item, loc, choices, in_list))
             hidden = item["type"] in ("missing", "extra_forbidden", "value_error")
             shown[loc] = "" if hidden else f" = {_toml(item['input'])}"
         return [
@@ -102,10 +103,11 @@ class Reporter:
         ]
 
 
-def _message(item: Any, loc: tuple[str, ...], choices: Sequence[str] | None) -> str:
+def _message(
+    item: Any, loc: tuple[str, ...], choices: Sequence[str] | None, in_list: bool
+) -> str:
     kind, context = item["type"], item.get("ctx", {})
-    in_list = "[" in loc[-1] if loc else False
-    if kind == "extra_forbidden" and in_list and choices is None:
+    if kind == "extra_forbidden" and in_list:
         return "unknown key; leave it out"
     if kind == "model_type" and in_list:
         return "is not a table; write {...}"
