@@ -62,7 +62,20 @@ def run_document(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return checked
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+SLOW = "own_cell.md", "estimators.md", "deer.md"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            marks=[pytest.mark.slow] if path.name in SLOW else [],
+            id=path.name,
+        )
+        for path in DOCUMENTS
+    ],
+)
 def test_document_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fences = re.findall(r"^ *```(?:python|toml)\b", path.read_text(), re.MULTILINE)

@@ -179,7 +179,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "no resets" else pytest.param(n, marks=pytest.mark.slow) for n in WRONG],
+)
 def test_wrong_estimator_fails_where_it_is_wrong(name):
     estimate, rows = WRONG[name]
     found = failing(check_estimator(change(estimate), MODEL))

@@ -128,6 +128,7 @@ def test_weights_may_use_all_of_the_range():
     assert len(Add(lags=[1, 2, 3], weights=[0.1, 0.2, 0.2]).references()) == 4
 
 
+@pytest.mark.slow
 def test_both_lags_are_learnt(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = ["train.num_updates=400", "model.hidden_size=16", "train.eval_every="]

@@ -106,7 +106,7 @@ def compare(config, *overrides, updates=0, name="bptt"):
 X64 = "model.dtype=float64"
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_known_gradients_have_known_figures(config, devices):
     options = TURNED, X64, f"devices={devices}", "estimator.shadow_segments=3"
     line, experiment, state = compare(config, *options, updates=2)
