@@ -21,6 +21,9 @@ from jaxlstm.model import Model, RecurrentParams
 from jaxlstm.types import Array, PyTree
 from jaxlstm.varying import like_varying
 
+# Which of w_x, w_h and b add to the first columns of z, and not to the last.
+FIRST = True, False, True
+
 
 class Rest(NamedTuple):
     """Parameters that act in another way than through a column of z.
@@ -242,7 +245,7 @@ def spread(weights: GatedWeights, rows: tuple[Any, ...], by_column: Array) -> li
       by_column: [..., K] a.
     """
     found = []
-    for w, row, first in zip(weights[:3], rows, (True, False, True), strict=True):
+    for w, row, first in zip(weights[:3], rows, FIRST, strict=True):
         if w is None:
             found.append(None)
             continue

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells.base import GatedWeights
-from jaxlstm.estimators.columns import columns_of, spread
+from jaxlstm.estimators.columns import FIRST, Rest, columns_of, join, spread
 from jaxlstm.estimators.traces import LinearStep, Trace, add
 from jaxlstm.estimators.units import LayerStep, Units, linearise
 from jaxlstm.model import Model, ModelParams, RecurrentParams
@@ -130,14 +130,12 @@ def layered(
         return sums
 
     def finish(recurrent: RecurrentParams, sums: list[Theta]) -> RecurrentParams:
-        layers = tuple(
-            jax.vjp(gated.weights, params)[1](theta.weights)[0]
-            for params, theta in zip(recurrent.layers, sums, strict=True)
-        )
         starts = None
         if recurrent.initial_state is not None:
             starts = tuple(theta.start for theta in sums)
-        return RecurrentParams(sums[0].embedding, layers, starts)
+        small = tuple(theta.weights.small for theta in sums)
+        rest = Rest(small, sums[0].embedding, starts)
+        return join(model, recurrent, [theta.weights[:3] for theta in sums], rest)
 
     return Trace(start, advance, pull_back, finish)
 
@@ -337,7 +335,7 @@ def _keep(
         columns = np.repeat(kept[f], units.hidden_size)
         leaves = [
             None if w is None else jnp.where(columns_of(columns, w, first=first), w, 0)
-            for w, first in zip(theta.weights[:3], (True, False, True), strict=True)
+            for w, first in zip(theta.weights[:3], FIRST, strict=True)
         ]
         starts, structure = jax.tree.flatten(theta.start)
         starts = [x if f == k else jnp.zeros_like(x) for k, x in enumerate(starts)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
 from jaxlstm.estimators.columns import (
+    FIRST,
     Pattern,
     Rest,
     columns_of,
@@ -30,9 +31,6 @@ from jaxlstm.types import Array, Key
 
 Level = Literal["entry", "unit"]
 NUM_POINTS = 8
-
-# Which of w_x, w_h and b add to the first columns of z, and not to the last.
-FIRST = True, False, True
 
 
 class Influence(NamedTuple):
