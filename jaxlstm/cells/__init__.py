@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jaxlstm.cells.base import Cell as Cell
+from jaxlstm.cells.base import Gate as Gate
 from jaxlstm.cells.base import Gated as Gated
 from jaxlstm.cells.base import GatedWeights as GatedWeights
 from jaxlstm.cells.base import gated_step as gated_step

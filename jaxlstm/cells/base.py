@@ -1,7 +1,7 @@
 """What a cell is: one step of time as pure functions, and the form of gated cells."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,19 @@ class GatedWeights(NamedTuple):
     small: PyTree = None
 
 
+class Gate(NamedTuple):
+    """A block of z.
+
+    Attributes:
+      name: what the field calls it, such as "forget".
+      squashed_by: the function that `update` takes of it; None where that is another
+        one, or one of more than this block.
+    """
+
+    name: str
+    squashed_by: Literal["sigmoid", "tanh"] | None = None
+
+
 class Gated(NamedTuple):
     """The form of a cell whose weights act only through z = x W_x + h W_h + b.
 
@@ -52,11 +65,14 @@ class Gated(NamedTuple):
       read: `(state) -> [..., R]`, what the recurrent weights multiply. Linear in the
         state (it selects or joins fields).
       update: `(small, state, z) -> state`, with z [..., K]. Works on any batch axes.
+      gates: the blocks of z, all of one width, K / len(gates). They change nothing:
+        diagnostics tell them apart. By default z is one block.
     """
 
     weights: Callable[[Any], GatedWeights]
     read: Callable[[Any], Array]
     update: Callable[[PyTree, Any, Array], Any]
+    gates: tuple[Gate, ...] = (Gate("preactivation"),)
 
 
 class InitCell(Protocol):

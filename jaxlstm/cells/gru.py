@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.cells.base import Cell, Gated, GatedWeights, gated_step, read_h
+from jaxlstm.cells.base import Cell, Gate, Gated, GatedWeights, gated_step, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
 from jaxlstm.shapes import check_gates
 from jaxlstm.types import Array, Key
@@ -90,7 +90,13 @@ def _update(small: None, state: GRUState, z: Array) -> GRUState:
     return GRUState((1 - u) * n + u * state.h)
 
 
-GRU_GATED = Gated(_weights, read_h, _update)
+GRU_GATES = (
+    Gate("candidate by x"),
+    Gate("reset", "sigmoid"),
+    Gate("update", "sigmoid"),
+    Gate("candidate by h"),
+)
+GRU_GATED = Gated(_weights, read_h, _update, GRU_GATES)
 _step = gated_step(GRU_GATED)
 
 

@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells.base import Cell, Gated, GatedWeights, preactivations, read_h
+from jaxlstm.cells.base import (
+    Cell,
+    Gate,
+    Gated,
+    GatedWeights,
+    preactivations,
+    read_h,
+)
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
 from jaxlstm.shapes import check_gates, check_step_input
 from jaxlstm.types import Array, Key
@@ -108,7 +115,13 @@ def _weights(params: LSTMParams) -> GatedWeights:
     return GatedWeights(params.w_x, params.w_h, params.b)
 
 
-LSTM_GATED = Gated(_weights, read_h, _update)
+LSTM_GATES = (
+    Gate("input", "sigmoid"),
+    Gate("forget", "sigmoid"),
+    Gate("candidate", "tanh"),
+    Gate("output", "sigmoid"),
+)
+LSTM_GATED = Gated(_weights, read_h, _update, LSTM_GATES)
 
 
 def lstm_cell(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxlstm.cells.base import Cell, Gated, GatedWeights, gated_step, read_h
+from jaxlstm.cells.base import Cell, Gate, Gated, GatedWeights, gated_step, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
 from jaxlstm.shapes import OptionError, check_gates
 from jaxlstm.types import Array, Key
@@ -81,7 +81,8 @@ def _leaky_update(small: None, state: RNNState, z: Array, *, leak: float) -> RNN
     return RNNState((1 - leak) * state.h + leak * jnp.tanh(z))
 
 
-RNN_GATED = Gated(_weights, read_h, _update)
+RNN_GATES = (Gate("candidate", "tanh"),)
+RNN_GATED = Gated(_weights, read_h, _update, RNN_GATES)
 _step = gated_step(RNN_GATED)
 
 
@@ -127,6 +128,7 @@ def make_leaky_rnn(
     """
     if not 0 < leak <= 1:
         raise OptionError(f"leak: {leak} is not in (0, 1]")
-    gated = Gated(_weights, read_h, functools.partial(_leaky_update, leak=leak))
+    update = functools.partial(_leaky_update, leak=leak)
+    gated = Gated(_weights, read_h, update, RNN_GATES)
     init = functools.partial(init_rnn, initializer=find_initializer(initializer))
     return Cell(init, zero_rnn_state, gated_step(gated), gated)

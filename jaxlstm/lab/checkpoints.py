@@ -34,7 +34,7 @@ from jaxlstm.lab.manifest import (
     find_damage,
     make_manifest,
 )
-from jaxlstm.lab.quiet import one_error
+from jaxlstm.lab.quiet import hide_what_follows
 from jaxlstm.lab.training import TrainState
 from jaxlstm.types import PyTree
 
@@ -227,8 +227,8 @@ class Checkpoints:
                 if old == step or old not in self._steps(which):
                     manager.delete(old)
             saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-            with one_error():
-                manager.save(step, args=ocp.args.Composite(**saved))
+            hide_what_follows()
+            manager.save(step, args=ocp.args.Composite(**saved))
             write_text(path / NOTES, json.dumps(notes))
             for written in [*path.rglob("*"), path, path.parent]:
                 sync(written)
@@ -337,6 +337,7 @@ class Checkpoints:
                     "began with"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, templates)
+        hide_what_follows()
         try:
             # Not by a manager, which looks at all steps: others may be dropped now.
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:

@@ -1,5 +1,6 @@
 """An experiment: the parts that a config names, put together."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -50,19 +51,22 @@ class Experiment(NamedTuple):
         return _source(self.config, name)
 
 
-def build_model(config: Config, parts: ModelParts | None = None) -> Model:
+def build_model(
+    config: Config, parts: ModelParts | None = None, *, dtype: str | None = None
+) -> Model:
     """Returns the model that a config describes.
 
     Args:
       config: the config.
       parts: what the task asks of it; by default it is asked, which may need its data.
+      dtype: of it, in place of the config's.
 
     Raises:
       UserError: its options do not go together, or a size is out of bounds.
     """
     check_sizes(config.sections)
     section, parts = config.sections.model, parts or config.task.parts()
-    if section.dtype == "float64":
+    if section.dtype == "float64" and dtype is None:
         jax.config.update("jax_enable_x64", True)
     if section.inputs is not None and not parts.symbols:
         raise UserError(
@@ -86,7 +90,7 @@ def build_model(config: Config, parts: ModelParts | None = None) -> Model:
             derivative=section.derivative,
             engine=section.engine,
             compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
-            dtype=jnp.dtype(section.dtype),
+            dtype=jnp.dtype(dtype or section.dtype),
         )
     except OptionError as error:
         raise UserError(f"[model] {error}") from None
@@ -118,11 +122,11 @@ def build(config: Config) -> Experiment:
     section = config.sections.estimator
     trainer = Trainer(
         model,
-        _estimator(
+        make_estimator(
             f'[estimator] name = "{section.name}"',
             section.name,
             config.estimator_options,
-            config,
+            task,
             model,
         ),
         _optimizer(config, num_updates, source.num_segments),
@@ -131,11 +135,11 @@ def build(config: Config) -> Experiment:
         skips=config.sections.optimizer.skip_non_finite > 0,
     )
     shadows = {
-        shadow.label: _estimator(
+        shadow.label: make_estimator(
             f'[estimator] shadow[{n}] = "{shadow.name}"',
             shadow.name,
             shadow.options,
-            config,
+            task,
             model,
         )
         for n, shadow in enumerate(config.shadows)
@@ -164,12 +168,24 @@ def _source(config: Config, split: str) -> Source:
     return check_source(source, task.parts())
 
 
-def _estimator(
-    where: str, name: str, options: dict[str, Any], config: Config, model: Model
+def make_estimator(
+    where: str, name: str, options: Mapping[str, Any], task: Task, model: Model
 ) -> GradientEstimator:
+    """Returns an estimator of a model's gradient for a task's loss.
+
+    Args:
+      where: names it in errors.
+      name: a key of `ESTIMATORS`, or an import path.
+      options: of it.
+      task: gives the loss.
+      model: the model.
+
+    Raises:
+      UserError: it does not take these options, or this model.
+    """
     factory = find_factory(where, name, ESTIMATORS)
     try:
-        estimator = factory(model, config.task.loss, **options)
+        estimator = factory(model, task.loss, **options)
     except OptionError as error:
         raise UserError(f"{where}: {error}") from None
     if not isinstance(estimator, GradientEstimator):

@@ -1,0 +1,1 @@
+"""Gradient variants side by side: what is measured, and the report of it."""
