@@ -1,7 +1,9 @@
 """Checkpoints: what counts, and what is saved beside what was cut short."""
 
 import shutil
+import sys
 import threading
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from jaxlstm.lab import checkpoints as module
 from jaxlstm.lab import manifest
 from jaxlstm.lab.checkpoints import Checkpoints
+from jaxlstm.lab.quiet import hide_what_follows
 from jaxlstm.lab.training import TrainState
 
 
@@ -76,6 +79,16 @@ def test_file_that_cannot_be_read_is_damage(tmp_path):
     assert manifest.find_damage(path) == "notes.json is missing"
     shutil.copy(tmp_path / "latest/1/manifest.json", path / "more")
     assert manifest.find_damage(path) == "more is not what was saved"
+
+
+def test_threads_that_outlive_a_failed_read_are_not_heard(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    hide_what_follows()
+    hide_what_follows()
+    for text in ("Event loop is closed", "something else"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))  # type: ignore[arg-type]
+    assert [str(each.exc_value) for each in heard] == ["something else"]
 
 
 @pytest.mark.slow
