@@ -26,8 +26,16 @@ TOP = "Top level"
 SHARED = "initializer"
 
 
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """Returns the section that a key holds, which may be left out."""
+    for part in (field.annotation, *get_args(field.annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+
+
 def is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    return section_of(field) is not None
 
 
 def find_sections(
@@ -38,8 +46,9 @@ def find_sections(
     heading = f"`[{'.'.join(path)}]`{suffix}" if path else TOP
     sections = {heading: model}
     for key, field in model.model_fields.items():
-        if is_section(field):
-            sections |= find_sections(field.annotation, (*path, key))  # type: ignore
+        inner = section_of(field)
+        if inner is not None:
+            sections |= find_sections(inner, (*path, key))
     return sections
 
 

@@ -26,7 +26,7 @@ from jaxlstm.shapes import OptionError
 
 
 class ShadowConfig(NamedTuple):
-    """An estimator that is compared with the one that trains.
+    """An estimator that is compared with others.
 
     Attributes:
       label: its name and those of its options that are not their defaults.
@@ -51,6 +51,7 @@ class Config:
       cell: the cell.
       estimator_options: of the estimator, defaults filled in.
       shadows: the estimators that are compared with it.
+      members: the estimators that `jaxlstm compare` compares.
       optimizer_options: of the optimizer, defaults filled in.
       cell_options: of the cell, defaults filled in.
     """
@@ -63,6 +64,7 @@ class Config:
     cell_options: dict[str, Any]
     estimator_options: dict[str, Any]
     shadows: tuple[ShadowConfig, ...]
+    members: tuple[ShadowConfig, ...]
     optimizer_options: dict[str, Any]
 
     def resolved(self) -> dict[str, Any]:
@@ -71,9 +73,9 @@ class Config:
         values["task"].update(self.task.model_dump())
         values["model"].update(self.cell_options)
         values["estimator"].update(self.estimator_options)
-        values["estimator"]["shadow"] = [
-            {"name": shadow.name, **shadow.options} for shadow in self.shadows
-        ]
+        values["estimator"]["shadow"] = _tables(self.shadows)
+        if values["compare"] is not None:
+            values["compare"]["estimators"] = _tables(self.members)
         values["optimizer"].update(self.optimizer_options)
         return _without_none(values)
 
@@ -180,16 +182,25 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
         _options,
         *("estimator", sections.estimator, ESTIMATORS, ("model", "loss_fn"), reporter),
     )
-    shadows = [
-        attempt(_make_shadow, f"shadow[{n}]", section, reporter)
-        for n, section in enumerate(sections.estimator.shadow)
-    ]
-    labels = [shadow.label for shadow in shadows if shadow]
-    for label in dict.fromkeys(name for name in labels if labels.count(name) > 1):
-        lines.append(
-            f"{reporter.where(('estimator', 'shadow'))}: {label} is there more than "
-            "once; leave one"
-        )
+
+    def attempt_all(
+        place: tuple[str, str], named: Sequence[ShadowSection]
+    ) -> list[ShadowConfig]:
+        section, key = place
+        made = [
+            attempt(_make_shadow, (section, f"{key}[{n}]"), each, reporter)
+            for n, each in enumerate(named)
+        ]
+        labels = [each.label for each in made if each]
+        for label in dict.fromkeys(name for name in labels if labels.count(name) > 1):
+            lines.append(
+                f"{reporter.where(place)}: {label} is there more than once; leave one"
+            )
+        return made
+
+    shadows = attempt_all(("estimator", "shadow"), sections.estimator.shadow)
+    compared = sections.compare.estimators if sections.compare else ()
+    members = attempt_all(("compare", "estimators"), compared)
     optimizer = attempt(
         _options,
         *("optimizer", sections.optimizer, OPTIMIZERS, ("learning_rate",), reporter),
@@ -213,6 +224,7 @@ def _resolve(path: Path, sections: ConfigFile, reporter: Reporter) -> Config:
         cell_options=cell[1],
         estimator_options=estimator,
         shadows=tuple(shadows),
+        members=tuple(members),
         optimizer_options=optimizer,
     )
 
@@ -267,9 +279,9 @@ def _no_options() -> None:
 
 
 def _make_shadow(
-    place: str, section: ShadowSection, reporter: Reporter
+    place: tuple[str, str], section: ShadowSection, reporter: Reporter
 ) -> ShadowConfig:
-    where = reporter.where(("estimator", place))
+    where = reporter.where(place)
     factory = find_factory(where, section.name, ESTIMATORS)
     model = factory_options(where, section.name, factory, ("model", "loss_fn"))
     try:
@@ -277,10 +289,7 @@ def _make_shadow(
     except pydantic.ValidationError as error:
         raise UserError(
             *reporter.lines(
-                error,
-                ("estimator", place),
-                section.options,
-                ["name", *model.model_fields],
+                error, place, section.options, ["name", *model.model_fields]
             )
         ) from None
     told = [
@@ -320,6 +329,10 @@ def _check_options(
         raise UserError(
             *reporter.lines(error, (section_name,), section.options, choices)
         ) from None
+
+
+def _tables(estimators: Sequence[ShadowConfig]) -> list[dict[str, Any]]:
+    return [{"name": each.name, **each.options} for each in estimators]
 
 
 def _without_none(value: Any) -> Any:

@@ -18,6 +18,8 @@ from jaxlstm.lab.machine import instruction_set, usable_cores
 
 # Keys of a config that change when a run is saved or how fast it goes, and no figure.
 _WITHOUT_EFFECT = "checkpoint.", "logging.tensorboard", "train.updates_per_call"
+# Keys that a run makes nothing of.
+_COMPARISON = "compare."
 
 # What of JAX's own configuration changes figures.
 _FLAGS = (
@@ -45,14 +47,20 @@ class Change(NamedTuple):
     now: Any
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """Returns the keys of a resolved config that a run's figures depend on."""
+def settings(config: Config, *, comparison: bool = False) -> dict[str, Any]:
+    """Returns the keys of a resolved config that figures depend on.
+
+    Args:
+      config: the config.
+      comparison: whether the figures are those of a comparison, and not of a run.
+    """
     # In the form that they have when they are read back.
     values = json.loads(json.dumps(config.resolved()))
+    without = _WITHOUT_EFFECT if comparison else (*_WITHOUT_EFFECT, _COMPARISON)
     return {
         key: value
         for key, value in flatten(values).items()
-        if not key.startswith(_WITHOUT_EFFECT)
+        if not key.startswith(without)
     }
 
 

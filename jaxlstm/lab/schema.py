@@ -1,9 +1,16 @@
 """The sections of a config file, as pydantic models."""
 
+import itertools
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from jaxlstm.model import Readout
 from jaxlstm.sequence import Derivative, Engine
@@ -77,6 +84,13 @@ def _name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+# Its name, or a table of name and options.
+Named = Annotated[
+    ShadowSection,
+    BeforeValidator(_name_alone, json_schema_input_type=str | ShadowSection),
+]
+
+
 class EstimatorSection(OpenSection):
     """The gradient estimator; further keys are its options.
 
@@ -87,12 +101,7 @@ class EstimatorSection(OpenSection):
     """
 
     name: str = "bptt"
-    shadow: list[
-        Annotated[
-            ShadowSection,
-            BeforeValidator(_name_alone, json_schema_input_type=str | ShadowSection),
-        ]
-    ] = []
+    shadow: list[Named] = []
     shadow_segments: Count = 8
 
 
@@ -200,6 +209,54 @@ class LoggingSection(Section):
     tensorboard: bool = False
 
 
+def _check_ascending(values: list[Any]) -> list[Any]:
+    if any(b <= a for a, b in itertools.pairwise(values)):
+        raise ValueError(f"{values} does not ascend; sort it, and name each once")
+    return values
+
+
+Ascending = AfterValidator(_check_ascending)
+
+
+class CompareSection(Section):
+    """What `jaxlstm compare` measures; a run makes nothing of it.
+
+    Attributes:
+      estimators: what is compared, each its name, or a table of name and options.
+      snapshots: updates of the reference run at whose parameters gradients are
+        measured; by default 0, half of all and all.
+      num_windows: stretches of training data that gradients are measured on.
+      segments_per_window: how many segments one is long.
+      num_draws: gradients of each window by an estimator that draws.
+      lengths: segment lengths at which costs are measured; by default half, one, two
+        and four times that of training.
+      learning_rates: that each estimator is tuned over.
+      num_seeds: how often each estimator is trained at its best learning rate.
+      race_updates: how long; by default as long as the reference run.
+      gains: of the recurrent weights of nets in which gradients vanish or explode.
+      forget_biases: of such nets.
+    """
+
+    estimators: list[Named] = Field(min_length=1)
+    snapshots: Annotated[list[CountFromZero], Field(min_length=1), Ascending] | None = (
+        None
+    )
+    num_windows: Count = 4
+    segments_per_window: Count = 2
+    num_draws: Count = 32
+    lengths: Annotated[list[Count], Field(min_length=1), Ascending] | None = None
+    learning_rates: Annotated[list[PositiveFloat], Field(min_length=1), Ascending] = [
+        1e-3,
+        3e-3,
+        1e-2,
+        3e-2,
+    ]
+    num_seeds: Count = 3
+    race_updates: Count | None = None
+    gains: Annotated[list[PositiveFloat], Ascending] = [0.5, 0.9, 1.0, 1.5, 2.0]
+    forget_biases: Annotated[list[float], Ascending] = [0.0, 1.0, 3.0]
+
+
 class ConfigFile(Section):
     """A whole config file."""
 
@@ -215,3 +272,4 @@ class ConfigFile(Section):
     train: TrainSection
     checkpoint: CheckpointSection = CheckpointSection()
     logging: LoggingSection = LoggingSection()
+    compare: CompareSection | None = None

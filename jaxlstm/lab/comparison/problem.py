@@ -13,7 +13,7 @@ from jaxlstm.lab.experiment import Experiment, build_model, make_estimator
 from jaxlstm.model import Model
 from jaxlstm.types import PyTree
 
-# (text) -> None, told what is being measured.
+# (text) -> None, told what is being measured; ends the measurement by raising.
 Progress = Callable[[str], None]
 
 
@@ -55,6 +55,16 @@ class Part(NamedTuple):
     arrays: Mapping[str, np.ndarray] = {}
 
 
+# (name, measure) -> what `measure()` gave, the first time that name was asked for.
+Keep = Callable[[str, Callable[[], Part]], Part]
+
+
+def _measure(name: str, measure: Callable[[], Part]) -> Part:
+    """Keeps nothing."""
+    del name
+    return measure()
+
+
 class Problem(NamedTuple):
     """What a comparison measures on.
 
@@ -63,12 +73,15 @@ class Problem(NamedTuple):
       members: what is compared.
       snapshots: along the reference run, by their updates.
       progress: told what is being measured.
+      keep: keeps a piece of a measurement that takes long, such as that of one member,
+        so that it is not measured again where the comparison is stopped and goes on.
     """
 
     experiment: Experiment
     members: tuple[Member, ...]
     snapshots: tuple[Snapshot, ...]
     progress: Progress = lambda text: None
+    keep: Keep = _measure
 
     @property
     def config(self) -> Config:
