@@ -434,7 +434,7 @@ def test_schema_names_every_section(config, command):
     assert set(general["required"]) == {"task", "model", "train"}
     assert set(general["properties"]) == {
         *("seed", "devices", "task", "model", "estimator", "optimizer", "train"),
-        *("checkpoint", "logging"),
+        *("checkpoint", "logging", "compare"),
     }
     for definition in general["$defs"].values():
         assert definition["type"] == "object"
