@@ -1,5 +1,7 @@
 """Where gradients come from and where they go: by lag, by way, by step and by gate."""
 
+from jaxlstm.diagnostics.advice import Advice as Advice
+from jaxlstm.diagnostics.advice import advise as advise
 from jaxlstm.diagnostics.flow import Flow as Flow
 from jaxlstm.diagnostics.flow import flow_norms as flow_norms
 from jaxlstm.diagnostics.flow import gradient_flow as gradient_flow
