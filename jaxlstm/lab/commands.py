@@ -1,16 +1,14 @@
 """The command line."""
 
-import contextlib
 import io
 import json
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import jax
 from cyclopts import App, CycloptsError, Parameter
@@ -18,6 +16,9 @@ from cyclopts import App, CycloptsError, Parameter
 import jaxlstm
 from jaxlstm.lab.cache import keep_compiled
 from jaxlstm.lab.checkpoints import DamagedCheckpoint
+from jaxlstm.lab.comparison.course import carry_out
+from jaxlstm.lab.comparison.plan import LeftOut, Plan, begin, make_plan, reopen
+from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
@@ -30,9 +31,9 @@ from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
 from jaxlstm.lab.progress import Terminal
 from jaxlstm.lab.report import print_results
-from jaxlstm.lab.runs import CONFIG, PLOTS, Run, load_run
+from jaxlstm.lab.runner import train_run
+from jaxlstm.lab.runs import COMPARISON, CONFIG, PLOTS, Run, load_run
 from jaxlstm.lab.sampling import Sampling, sample_text
-from jaxlstm.lab.session import Session
 from jaxlstm.lab.signals import Interrupted, StopRequest
 from jaxlstm.lab.start import choose_folder, claim_folder, create_run
 from jaxlstm.model import count_parameters
@@ -78,24 +79,65 @@ def run(
 
 
 @app.command
+def compare(
+    config: Path,
+    /,
+    *overrides: str,
+    out: Annotated[Path | None, Parameter(name="--out")] = None,
+) -> None:
+    """Compare gradient estimators, as a config's [compare] section says.
+
+    Parameters
+    ----------
+    config
+        The config file.
+    overrides
+        Values to change, as section.key=value; a value is written as in TOML, and no
+        value removes the key.
+    out
+        The directory to make; by default runs/NAME-TIME. One that holds the same
+        comparison is gone on with.
+    """
+    keep_compiled()
+    loaded = load_config(config, overrides)
+    if out is not None and (out / COMPARISON).is_file():
+        with hold(out):
+            _compare(*reopen(out, loaded))
+        return
+    folder = choose_folder(loaded, out)
+    plan = make_plan(loaded, str(config))
+    with claim_folder(folder, named=out is not None) as folder:
+        _compare(begin(folder, plan), plan)
+
+
+@app.command
 def resume(
     run: Path,
     /,
     *,
     allow_change: Annotated[tuple[str, ...], Parameter(negative="")] = (),
 ) -> None:
-    """Go on with a run from its latest checkpoint, to the same bytes.
+    """Go on with a run from its latest checkpoint, or a comparison, to the same bytes.
 
     Parameters
     ----------
     run
-        The run directory.
+        The run directory, or that of a comparison.
     allow_change
         What may differ from what the run began with, and is refused otherwise: a key of
         its config.toml, such as train.num_updates; versions.jax, devices.count, or a
         whole group, such as versions. May be given several times.
     """
     keep_compiled()
+    if (run / COMPARISON).is_file():
+        if allow_change:
+            raise UserError(
+                f"--allow-change {allow_change[0]}: {run} is a comparison, in which "
+                "nothing may change; begin another one"
+            )
+        with hold(run):
+            _compare(*reopen(run))
+        return
     loaded = load_run(run)
     with hold(run):
         finished = loaded.facts["status"] == "finished"
@@ -165,12 +207,18 @@ def plot(
     Parameters
     ----------
     run
-        The run directory.
+        The run directory; or that of a comparison, whose report is written again.
     runs
         Further ones.
     out
         The picture of several runs; by default comparison.png.
     """
+    if (run / COMPARISON).is_file() and not runs and out is None:
+        from jaxlstm.lab.comparison.report import write_report
+
+        for file in write_report(run):
+            console.print(str(file), soft_wrap=True)
+        return
     loaded = [load_run(path) for path in (run, *runs)]
     if runs:
         file = draw_comparison(loaded, out or Path("comparison.png"))
@@ -308,30 +356,11 @@ def _train(run: Run, changes: Sequence[Change] | None) -> None:
       run: the run.
       changes: of its fingerprint since it was last trained; None at its beginning.
     """
-    began, before = time.perf_counter(), run.facts.get("seconds", 0.0)
-
-    def seconds() -> float:
-        return round(before + time.perf_counter() - began, 1)
-
     try:
         with StopRequest() as request:
-            session = Session(run, console, request)
-            if changes is not None:
-                run.note(status="running")
-            results = session.train(changes)
-            took = time.perf_counter() - began
-            # What is left is quickly done again: nothing of it has to be saved.
-            request.raise_at_once()
-            session.finish(results, seconds())
+            results, took = train_run(run, console, request, changes)
     except Interrupted as interrupted:
-        run.note(status="stopped", seconds=seconds())
-        console.print(f"stopped; go on with: jaxlstm resume {run.path}", soft_wrap=True)
-        sys.exit(128 + interrupted.signal)
-    except BaseException:
-        # What is wrong is said, and not that run.json could not be written as well.
-        with contextlib.suppress(UserError):
-            run.note(status="failed", seconds=seconds())
-        raise
+        _stop(run.path, interrupted)
     rows = {
         "updates": f"{run.facts['updates']:,} in {took:.1f} s",
         **({} if run.update is None else {"measured": f"after update {run.update:,}"}),
@@ -342,11 +371,27 @@ def _train(run: Run, changes: Sequence[Change] | None) -> None:
     print_results(console, results, rows)
 
 
+def _compare(store: Store, plan: Plan) -> None:
+    """Makes a comparison, or what is left of it."""
+    try:
+        with StopRequest() as request:
+            files = carry_out(store, plan, console, request)
+    except Interrupted as interrupted:
+        _stop(store.path, interrupted)
+    for file in files:
+        console.print(str(file), soft_wrap=True)
+
+
+def _stop(path: Path, interrupted: Interrupted) -> NoReturn:
+    console.print(f"stopped; go on with: jaxlstm resume {path}", soft_wrap=True)
+    sys.exit(128 + interrupted.signal)
+
+
 def _show_warning(
     message: Warning | str, category: type[Warning], *place: object
 ) -> None:
     """Prints a warning of ours as a line; others as Python does."""
-    if issubclass(category, DamagedCheckpoint):
+    if issubclass(category, DamagedCheckpoint | LeftOut):
         print(f"jaxlstm: warning: {message}", file=sys.stderr)
     else:
         _show_other_warning(message, category, *place)  # type: ignore[arg-type]
@@ -359,7 +404,8 @@ def main(tokens: list[str] | None = None) -> None:
     """Runs a command. Errors of the user's are one line each, and exit code 2."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", DamagedCheckpoint)
+            for category in (DamagedCheckpoint, LeftOut):
+                warnings.simplefilter("always", category)
             warnings.showwarning = _show_warning
             app(
                 tokens,

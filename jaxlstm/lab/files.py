@@ -15,10 +15,15 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       UserError: it cannot be written; then it is as it was.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one step, as `write_text` does."""
     replacement = path.with_name(f"{path.name}.new")
     try:
-        with replacement.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with replacement.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(replacement, path)

@@ -40,7 +40,8 @@ CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES, NON_FINITE = (
     "samples.txt",
     "non_finite",
 )
-
+# What makes a directory that of a comparison, and not of a run.
+COMPARISON = "comparison.json"
 
 # Facts of the data that say where it lies: the same data may lie elsewhere.
 PLACES = "source", "python"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -43,10 +43,19 @@ class Session:
       run: the run.
       console: where progress is shown.
       request: whether a signal asks to stop.
+      visits: what is called with the parameters after some updates, before they are
+        saved in a checkpoint.
     """
 
-    def __init__(self, run: Run, console: Console, request: StopRequest):
+    def __init__(
+        self,
+        run: Run,
+        console: Console,
+        request: StopRequest,
+        visits: Mapping[int, Callable[[PyTree], None]] | None = None,
+    ):
         self.run, self.console, self.request = run, console, request
+        self.visits = visits or {}
         sections = run.config.sections
         self._every = {
             "log": sections.logging.every,
@@ -147,6 +156,7 @@ class Session:
     def _updates(self, state: TrainState, meter: Meter) -> TrainState:
         experiment = self.run.experiment
         done = int(state.num_updates)
+        self._visit(state, done)
         # A signal may have come while they were under way.
         self._evaluate(state, done, meter)
         self._compare(state, done, meter)
@@ -177,6 +187,7 @@ class Session:
             self._window.extend(np.stack(block.metrics, axis=1).tolist())
             if count:
                 meter.show(done, _mean(block.metrics.loss, block.metrics.weight))
+                self._visit(state, done)
             else:
                 meter.compiled()
             last = done == experiment.num_updates
@@ -206,7 +217,12 @@ class Session:
     def _stop(self, done: int) -> int:
         """Returns the next update after which there is something to do."""
         nexts = [(done // every + 1) * every for every in self._every.values() if every]
+        nexts += [update for update in self.visits if update > done]
         return max(done, min([*nexts, self.run.experiment.num_updates]))
+
+    def _visit(self, state: TrainState, done: int) -> None:
+        if done in self.visits:
+            self.visits[done](state.params)
 
     def _save(self, state: TrainState, *, prune: bool = True) -> None:
         # What the checkpoint says was measured must outlast it.

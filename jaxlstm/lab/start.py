@@ -13,7 +13,14 @@ from jaxlstm.lab.experiment import Experiment
 from jaxlstm.lab.files import cannot_write, write_text
 from jaxlstm.lab.fingerprint import hardware, software
 from jaxlstm.lab.lock import LOCK, hold
-from jaxlstm.lab.runs import CONFIG, FACTS, VOCABULARY, Run, format_facts
+from jaxlstm.lab.runs import (
+    COMPARISON,
+    CONFIG,
+    FACTS,
+    VOCABULARY,
+    Run,
+    format_facts,
+)
 
 
 def choose_folder(config: Config, out: Path | None) -> Path:
@@ -43,6 +50,8 @@ def choose_folder(config: Config, out: Path | None) -> Path:
 @contextlib.contextmanager
 def claim_folder(folder: Path, *, named: bool) -> Iterator[Path]:
     """Makes the folder of a new run, and holds it; takes it back if no run comes of it.
+
+    The same serves for a comparison.
 
     Args:
       folder: of the run.
@@ -74,7 +83,8 @@ def claim_folder(folder: Path, *, named: bool) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if not there and not (folder / FACTS).exists():
+            begun = any((folder / name).exists() for name in (FACTS, COMPARISON))
+            if not there and not begun:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -87,8 +97,14 @@ def _check_empty(folder: Path) -> None:
             f"--out {folder}: holds another run; go on with `jaxlstm resume {folder}`, "
             "or name another folder"
         )
+    if (folder / COMPARISON).exists():
+        raise UserError(
+            f"--out {folder}: holds a comparison; go on with it by `jaxlstm resume "
+            f"{folder}`, or name another folder"
+        )
     # What a start that was cut short leaves behind is in nobody's way.
-    left = {LOCK, *[f"{name}.new" for name in (CONFIG, VOCABULARY, FACTS)]}
+    names = CONFIG, VOCABULARY, FACTS, COMPARISON
+    left = {LOCK, *[f"{name}.new" for name in names]}
     if (folder / LOCK).exists():
         left |= {CONFIG, VOCABULARY}
     if folder.exists() and (
