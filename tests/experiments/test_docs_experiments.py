@@ -10,6 +10,7 @@ from experiments.adding import Adding
 from experiments.anbn import AnBn
 from experiments.copying import Copy
 from experiments.influence_balancing import InfluenceBalancing, make_cell
+from experiments.recall import Recall
 from experiments.sine_cosine import SineCosine
 from jaxlstm.lab.options import options_model
 from tests.experiments.test_sine_cosine import ROOT
@@ -17,7 +18,7 @@ from tests.experiments.test_sine_cosine import ROOT
 PAGE = (ROOT / "docs/experiments.md").read_text()
 TASKS = {
     task.__name__: task
-    for task in (SineCosine, Add, AnBn, Adding, Copy, InfluenceBalancing)
+    for task in (SineCosine, Add, AnBn, Adding, Copy, Recall, InfluenceBalancing)
 }
 
 
