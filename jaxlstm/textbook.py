@@ -2,6 +2,7 @@
 
 For reading, and as an oracle for everything else: plain NumPy in float64, one loop
 over time forward and one backward, no arithmetic shared with the rest of the library.
+docs/gradients.md derives the equations, and names the test of each.
 
 Steps run from t = 0 to T-1; h_{-1} and c_{-1} are the initial state, and `*` goes
 element by element. The four gates stand side by side in z_t = [z_i | z_f | z_g | z_o].
@@ -61,6 +62,7 @@ References:
   deltas with peepholes.
 """
 
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -144,6 +146,24 @@ class Backward(NamedTuple):
     initial_state: LSTMState
     params: LSTMParams
     readout: TextbookReadout
+
+
+class GateSetting(NamedTuple):
+    """What one step does with its gates wide open (1) or shut (0).
+
+    Attributes:
+      i, f, o: the input, forget and output gate, 0 or 1 each.
+      memory: "keeps", c_t = c_{t-1}; "overwrites", c_t = g_t; "adds", c_t = c_{t-1} +
+        g_t; or "erases", c_t = 0.
+      output: "shown", h_t = tanh(c_t); or "hidden", h_t = 0, and the gradient by h_t
+        does not reach c_t.
+    """
+
+    i: int
+    f: int
+    o: int
+    memory: str
+    output: str
 
 
 def forward(
@@ -297,6 +317,45 @@ def backward(
         params=LSTMParams(d_w_x, d_w_h, d_b),
         readout=TextbookReadout(d_w, d_b_p),
     )
+
+
+def gate_table() -> list[GateSetting]:
+    """Tells from the numbers what each extreme setting of the gates does.
+
+    Runs one step of one unit forward and back, for several pairs of c_{t-1} and g_t at
+    once. At a preactivation of -1000 or 1000 a gate is 0 or 1 to the last bit, so that
+    c_t, h_t and delta_c_t are compared exactly with what each effect would leave.
+
+    Returns:
+      The 8 settings, (i, f, o) from (0, 0, 0) to (1, 1, 1).
+    """
+    x, c_before = np.reshape(np.meshgrid([-1.0, 0.5], [-1.5, 0.25, 2.0]), (2, -1, 1))
+    state = LSTMState(*_float64([np.ones_like(c_before), c_before]))
+    w_x, w_h = _float64([[[0, 0, 1, 0]], [[0, 0, 0, 0]]])
+    readout = TextbookReadout(*_float64([[[1]], [1]]))
+
+    settings = []
+    for i, f, o in itertools.product((0, 1), repeat=3):
+        (b,) = _float64([[2000 * i - 1000, 2000 * f - 1000, 0, 2000 * o - 1000]])
+        params = LSTMParams(w_x, w_h, b)
+        cache = forward(params, readout, x[None], state)
+        found = backward(params, readout, cache, targets=np.zeros((1, *x.shape)))
+
+        g, c, zeros = cache.g[0], cache.c[0], np.zeros_like(x)
+        memory = _tell(c, keeps=c_before, overwrites=g, adds=c_before + g, erases=zeros)
+        output = _tell(
+            np.stack([cache.h[0], found.delta_c[0]]),
+            shown=np.stack([np.tanh(c), found.delta_h[0] * (1 - np.tanh(c) ** 2)]),
+            hidden=np.stack([zeros, zeros]),
+        )
+        settings.append(GateSetting(i, f, o, memory, output))
+    return settings
+
+
+def _tell(value: np.ndarray, **effects: np.ndarray) -> str:
+    """Returns the name of the one effect that leaves this value."""
+    (name,) = (name for name, left in effects.items() if np.array_equal(value, left))
+    return name
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

@@ -279,6 +279,12 @@ def test_state_is_zero_by_default():
     assert_close(default, textbook.forward(params, readout, inputs, zeros), tolerance=0)
 
 
+def test_no_sequence_depends_on_the_one_before():
+    params, readout, inputs, _ = make_arguments()
+    first, again = (textbook.forward(params, readout, inputs) for _ in range(2))
+    assert_close(again, first, tolerance=0)
+
+
 def test_float32_arrays_of_jax_are_computed_in_float64():
     single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), make_arguments())
     double = jax.tree.map(lambda x: np.asarray(x, np.float64), single)
@@ -298,6 +304,17 @@ def test_saturated_gates_and_confident_predictions_stay_finite():
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((cache, found)))
     assert found.loss_to_come[0] > 1e3
+
+
+def test_gates_at_their_extremes():
+    table = textbook.gate_table()
+
+    settings = [(row.i, row.f, row.o) for row in table]
+    assert settings == sorted(set(settings)) and len(settings) == 8
+    memories = {(0, 0): "erases", (0, 1): "keeps", (1, 0): "overwrites", (1, 1): "adds"}
+    for row in table:
+        assert row.memory == memories[row.i, row.f]
+        assert row.output == ("shown" if row.o else "hidden")
 
 
 def test_nothing_happens_in_no_time():
