@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +21,10 @@ from jaxlstm.lab.signals import Interrupted, StopRequest
 
 
 def _module(name: str) -> Any:
-    name = f"jaxlstm.lab.comparison.{name}"
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    try:
+        return importlib.import_module(f"jaxlstm.lab.comparison.{name}")
+    except (ImportError, SyntaxError):
+        return None
 
 
 costs, accuracy, lags, flow, vanishing, races = map(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 try:
     from jaxlstm.lab.comparison.costs import check_feasible
-except ModuleNotFoundError:
+except (ImportError, SyntaxError):
 
     def check_feasible(problem, member):
         return None
