@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,19 +155,28 @@ def draw_run(run: Run) -> list[Path]:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritten(folder, error) from None
-        files = [_save(loss, folder / "loss.png")]
+        files = [save(loss, folder / "loss.png")]
         shadow = shadow_curves(run)
         if shadow is not None:
-            files.append(_save(shadow, folder / "shadow.png"))
+            files.append(save(shadow, folder / "shadow.png"))
         for name, figure in run.task.figures(run).items():
-            files.append(_save(figure, folder / f"{name}.png"))
+            files.append(save(figure, folder / f"{name}.png"))
     return files
 
 
-def _save(figure: Figure, file: Path) -> Path:
+def save(figure: Figure, file: Path) -> Path:
+    """Writes a picture, and returns its file.
+
+    A letter that the font lacks is a box.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     _write_powers_plainly(figure)
     try:
-        figure.savefig(file)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(file)
     except OSError as error:
         raise _unwritten(file, error) from None
     return file

@@ -1,0 +1,122 @@
+"""Pictures of what each estimator costs, and how it learns."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from jaxlstm.lab.comparison.looks import (
+    Looks,
+    is_wide,
+    legend_outside,
+    numbers,
+    set_logarithmic,
+    set_title,
+)
+from jaxlstm.lab.comparison.material import Values, measured
+from jaxlstm.lab.errors import printable
+
+
+def draw_scaling(values: Values, looks: Looks) -> Figure:
+    """Draws time and memory of a segment against its length."""
+    lengths = values["scaling"]["lengths"]
+    members = measured(values["scaling"]["members"])
+    figure = Figure(figsize=(10.5, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, figures, unit, title, label in (
+        (left, "seconds", 1e-3, "Time", "time of a segment [ms]"),
+        (right, "temporary_bytes", 2**10, "Memory", "peak temporary memory [KiB]"),
+    ):
+        curves = {
+            name: numbers(member[figures]) / unit for name, member in members.items()
+        }
+        for name, curve in curves.items():
+            # A program that needs no memory has no place among logarithms.
+            axes.plot(lengths, np.where(curve > 0, curve, np.nan), **looks[name])
+        known = [c for c in curves.values() if np.isfinite(c).any()]
+        if known:
+            least = min(np.nanmin(np.where(c > 0, c, np.nan)) for c in known) / 1.6
+            guide = least * np.array(lengths) / lengths[0]
+            proportional = "in proportion to T"
+            style: Any = {"color": "0.6", "linewidth": 4, "alpha": 0.5}
+            axes.plot(lengths, guide, label=proportional, **style)
+        axes.set(title=title, ylabel=label)
+        set_logarithmic(axes.xaxis, axes.yaxis)
+        axes.set_xlabel("length T of the segment [steps]")
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.xaxis.set_minor_locator(NullLocator())
+    set_title(
+        figure,
+        f"What a gradient costs (batch of {values['batch_size']}): flat is the same "
+        "for any length, steeper than the grey line is worse than proportional",
+    )
+    legend_outside(figure, left)
+    return figure
+
+
+def draw_races(values: Values, looks: Looks) -> Figure:
+    """Draws the loss against updates and against seconds: mean and range over seeds."""
+    members = measured(values["members"])
+    updates = np.array(values["updates"], dtype=np.float64)
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    ends = []
+    for label, member in members.items():
+        losses = np.array([numbers(curve) for curve in member["losses"]])
+        # A mean that leaves out who diverged would look better than it is.
+        mean = losses.mean(axis=0)
+        ends.append(losses)
+        pace = member["seconds_per_update"]
+        style: Any = {**looks[label], "markersize": 5, "markevery": (0.05, 0.12)}
+        for axes, x in ((left, updates), (right, pace and updates * pace)):
+            if x is None:
+                continue
+            axes.plot(x, mean, **style)
+            axes.fill_between(
+                x,
+                losses.min(axis=0),
+                losses.max(axis=0),
+                color=looks[label]["color"],
+                alpha=0.15,
+                linewidth=0,
+            )
+    _end_axes(left, right, ends, members, values)
+    split = printable(values["split"])
+    left.set(xlabel="updates", ylabel=f"{split} loss", title="At equal steps")
+    right.set(xlabel="seconds of training", title="At equal seconds")
+    set_logarithmic(right.xaxis)
+    set_title(
+        figure,
+        "Who learns best, each with its own learning rate: mean and range over "
+        f"{len(values['seeds'])} seeds",
+    )
+    legend_outside(figure, left, right)
+    return figure
+
+
+def _end_axes(
+    left: Axes, right: Axes, losses: list[np.ndarray], members: Values, values: Values
+) -> None:
+    """Marks references and the equal time, and cuts off what lies above the start."""
+    for n, reference in enumerate(values["references"]):
+        style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
+        label = printable(f"{reference['label']}: {reference['loss']:.4g}")
+        for axes in (left, right):
+            axes.axhline(reference["loss"], linewidth=1.2, label=label, **style)
+    seconds = [m["at_equal_seconds"]["seconds"] for m in members.values()]
+    equal = next((s for s in seconds if s is not None), None)
+    if equal is not None:
+        right.axvline(equal, color="black", linewidth=1, label="equal seconds")
+    flat = (
+        np.concatenate([curve.ravel() for curve in losses]) if losses else np.array([])
+    )
+    starts = np.concatenate([curve[:, 0] for curve in losses]) if losses else flat
+    if np.isfinite(starts).any():
+        top, least = np.nanmax(starts), np.nanmin(flat)
+        if is_wide(flat[flat <= top]):
+            set_logarithmic(left.yaxis)
+            left.set_ylim(least / 1.2, top * 1.2)
+        elif top > least:
+            left.set_ylim(least - 0.05 * (top - least), top + 0.05 * (top - least))

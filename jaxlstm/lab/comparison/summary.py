@@ -1,0 +1,158 @@
+"""What a comparison found, in a few sentences computed from its figures."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxlstm.lab.comparison.flow_tables import VANISHED, find_vanished
+from jaxlstm.lab.comparison.markdown import code, join, plain, show
+from jaxlstm.lab.comparison.material import Material, Values, measured
+
+# A relative bias below is one of float64.
+ROUNDING = 1e-6
+KEPT = 0.99
+
+
+def summarise(material: Material) -> list[str]:
+    """Returns the sentences; fewer where parts are not there."""
+    parts = material.parts
+    sentences: list[str] = []
+    if "accuracy" in parts:
+        sentences += _exactness(parts["accuracy"])
+        sentences += _cheapest(parts["accuracy"], parts.get("costs"))
+    if "lags" in parts:
+        sentences += _truncation(parts["lags"])
+    if "races" in parts:
+        sentences += _winners(parts["races"])
+    if "flow" in parts or "vanishing" in parts:
+        sentences += _vanishing(parts.get("flow"), parts.get("vanishing"))
+    return sentences or ["Nothing has been measured yet."]
+
+
+def _exactness(accuracy: Values) -> Iterator[str]:
+    worst = _worst(accuracy, "relative_bias", max)
+    exact = [code(label) for label, bias in worst.items() if bias < ROUNDING]
+    others = {label: bias for label, bias in worst.items() if bias >= ROUNDING}
+    if exact:
+        gives = "gives" if len(exact) == 1 else "give"
+        yield (
+            f"{join(exact)} {gives} the exact gradient of a window, to rounding, at "
+            "every snapshot."
+        )
+    elif others:
+        label = min(others, key=lambda name: others[name])
+        yield (
+            "No estimator gives the exact gradient of a window; the nearest is "
+            f"{code(label)}, whose mean is off by at most {show(others[label])} of it."
+        )
+
+
+def _cheapest(accuracy: Values, costs: Values | None) -> Iterator[str]:
+    worst = _worst(accuracy, "cosine", min)
+    keep = [label for label, cosine in worst.items() if cosine >= KEPT]
+    if not keep:
+        yield f"No estimator keeps a cosine of {KEPT:g} at every snapshot."
+        return
+    times = {
+        label: member["seconds"]["median"]
+        for label, member in measured(costs["members"] if costs else {}).items()
+        if label in keep and member["seconds"]["median"] is not None
+    }
+    if times:
+        label = min(times, key=lambda name: times[name])
+        yield (
+            f"{len(keep)} of {len(worst)} keep a cosine of {KEPT:g} at every snapshot "
+            f"in the mean over draws; the fastest of them is {code(label)}, with "
+            f"{show(1000 * times[label])} ms a segment."
+        )
+
+
+def _truncation(lags: Values) -> Iterator[str]:
+    snapshot = lags["snapshots"][-1]
+    steps = snapshot["keeps"][f"{KEPT:g}"]
+    after = f"After update {snapshot['update']:,}"
+    told = (
+        f"no truncation within {snapshot['num_steps']} steps keeps"
+        if steps is None
+        else f"{steps} steps keep"
+        if steps > 1
+        else "one step keeps"
+    )
+    shares = snapshot["path_shares"]["by_route"]
+    known = {route: share for route, share in shares.items() if share is not None}
+    way = ""
+    if known:
+        route = max(known, key=lambda name: known[name])
+        way = (
+            f"; the largest share comes by {plain(route)}, {show(100 * known[route])} %"
+        )
+    yield f"{after}, {told} a cosine of {KEPT:g} with the exact gradient{way}."
+
+
+def _winners(races: Values) -> Iterator[str]:
+    told = []
+    members = measured(races["members"])
+    for place, name in (("steps", "at_equal_updates"), ("seconds", "at_equal_seconds")):
+        ends = {
+            label: member[name]
+            for label, member in members.items()
+            if member[name]["mean"] is not None
+        }
+        if not ends:
+            continue
+        best = min(ends, key=lambda label: ends[label]["mean"])
+        near = [
+            code(label)
+            for label, end in ends.items()
+            if label != best and end["low"] <= ends[best]["high"]
+        ]
+        spread = f", within whose seeds' range {join(near)} reach too" if near else ""
+        told.append(
+            f"at equal {place} {code(best)} has the lowest {plain(races['split'])} "
+            f"loss, {ends[best]['mean']:.4g}{spread}"
+        )
+    if told:
+        text = "; ".join(told)
+        yield f"{text[0].upper()}{text[1:]}."
+
+
+def _vanishing(flow: Values | None, vanishing: Values | None) -> Iterator[str]:
+    if flow:
+        snapshot = flow["snapshots"][-1]
+        found = snapshot["jacobians"]
+        k = find_vanished(found["k"], found["spectral"])
+        told = (
+            f"stays above {100 * VANISHED:g} % over all {found['k'][-1]} steps"
+            if k is None
+            else f"falls below {100 * VANISHED:g} % after {k} steps"
+        )
+        yield (
+            f"After update {snapshot['update']:,}, the effect of the state on a later "
+            f"one, |ds_t/ds_{{t-k}}|, {told}."
+        )
+    rates = [c for c in (vanishing or {}).get("curves", ()) if c["rate"] is not None]
+    if rates:
+        least = min(rates, key=lambda curve: curve["rate"])
+        most = max(rates, key=lambda curve: curve["rate"])
+        predicted = (
+            f" ({show(least['predicted'])} predicted)"
+            if least["predicted"] is not None
+            else ""
+        )
+        yield (
+            f"Of the fresh nets the gradient fades fastest in {plain(least['label'])}, "
+            f"by {show(least['rate'])} a step{predicted}; in {plain(most['label'])} "
+            f"the factor is {show(most['rate'])}."
+        )
+
+
+def _worst(
+    accuracy: Values, figure: str, choose: Callable[[list[Any]], Any]
+) -> dict[str, float]:
+    """Returns the worst figure over the snapshots, by label; those of all known."""
+    found: dict[str, list[float | None]] = {}
+    for snapshot in accuracy["snapshots"]:
+        for label, member in measured(snapshot["members"]).items():
+            found.setdefault(label, []).append(member["frozen"][figure])
+    return {
+        label: choose(values) for label, values in found.items() if None not in values
+    }

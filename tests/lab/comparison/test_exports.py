@@ -1,0 +1,129 @@
+"""A comparison's figures for programs, read back and held against the parts."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxlstm.lab.comparison.exports import Row, rows, to_csv, to_json
+from jaxlstm.lab.comparison.material import NAMES, read_material
+from tests.lab.comparison import parts
+
+
+@pytest.fixture
+def values() -> dict[str, parts.Values]:
+    return parts.write(Path("c"))
+
+
+def find(values: dict[str, parts.Values], row: dict[str, str]) -> Any:
+    """Returns what a row of the table stands for, looked up in the parts."""
+    value: Any = values[row["part"]]
+    if row["snapshot"]:
+        update = int(row["snapshot"])
+        found = [s for s in value["snapshots"] if s["update"] == update]
+        # The reach has an update of its own, outside the snapshots.
+        value = value if row["figure"].startswith("reach/") else found[0]
+    estimator = row["estimator"]
+    for escaped in row["figure"].split("/"):
+        key = escaped.replace("~1", "/").replace("~0", "~")
+        if estimator and key not in value:
+            value, estimator = value["members"][estimator], ""
+        if isinstance(value, list):
+            names = [v.get("label", v.get("name")) for v in value if type(v) is dict]
+            value = value[names.index(key) if key in names else int(key)]
+        else:
+            value = value[key]
+    assert not estimator
+    return value
+
+
+def count_figures(value: Any, key: str = "") -> int:
+    """Returns how many figures there are below, updates of snapshots aside."""
+    if key in ("update", "refused"):
+        return key == "refused"
+    if isinstance(value, dict):
+        return sum(count_figures(item, name) for name, item in value.items())
+    if isinstance(value, list):
+        return sum(map(count_figures, value))
+    return not isinstance(value, str)
+
+
+def read_rows(text: str) -> Iterator[dict[str, str]]:
+    return csv.DictReader(text.splitlines())
+
+
+def test_every_figure_is_a_row(values):
+    found = list(read_rows(to_csv(read_material(Path("c")))))
+    assert list(found[0]) == ["part", "snapshot", "estimator", "figure", "value"]
+    assert len(found) == count_figures(values)
+    places = Counter(tuple(row[name] for name in list(row)[:-1]) for row in found)
+    assert set(places.values()) == {1}
+    for row in found:
+        value = find(values, row)
+        if value is None:
+            assert row["value"] == ""
+        elif row["figure"].endswith("refused"):
+            assert (value, row["value"]) == (parts.REASON, "1")
+        else:
+            assert float(row["value"]) == value
+
+
+def test_figures_of_an_estimator_are_found_by_name(values):
+    found = rows(read_material(Path("c")))
+    row = Row("accuracy", 250, "h_detach", "frozen/blocks/layer 2: forget/cosine", 0)
+    frozen = values["accuracy"]["snapshots"][1]["members"]["h_detach"]["frozen"]
+    expected = frozen["blocks"]["layer 2: forget"]["cosine"]
+    assert row._replace(value=expected) in list(found)
+
+
+def test_items_of_one_name_are_numbered():
+    curves = [{"label": "a", "rate": 1.0}, {"label": "a", "rate": 2.0}]
+    parts.write(Path("c"), names=())
+    material = read_material(Path("c"))._replace(
+        parts={"vanishing": {"curves": curves}}
+    )
+    assert [(row.figure, row.value) for row in rows(material)] == [
+        ("curves/0/rate", 1.0),
+        ("curves/1/rate", 2.0),
+    ]
+
+
+def test_document_holds_everything(values):
+    text = to_json(read_material(Path("c")))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(text, parse_constant=refuse)
+    assert document["parts"] == values
+    assert list(document) == ["comparison", "config", "parts"]
+    assert list(document["parts"]) == list(NAMES)
+    for name, part in values.items():
+        assert json.dumps(document["parts"][name]) == json.dumps(part)
+    assert document["comparison"]["seed"] == 0
+    assert document["config"]["model"]["hidden_size"] == 16
+
+
+def test_documents_of_one_directory_are_the_same(values):
+    first, second = (read_material(Path("c")) for _ in range(2))
+    assert to_json(first) == to_json(second)
+    assert to_csv(first) == to_csv(second)
+
+
+def test_figures_that_are_not_finite_are_null():
+    def spoil(values: Any) -> Any:
+        if isinstance(values, dict):
+            return {key: spoil(item) for key, item in values.items()}
+        return float("nan") if isinstance(values, float) else values
+
+    parts.write(Path("c"), names=())
+    spoilt = {"costs": spoil(parts.make_costs())}
+    parts.save(Path("c"), spoilt)
+    text = to_json(read_material(Path("c")))
+    member = json.loads(text)["parts"]["costs"]["members"]["bptt"]
+    assert member["compile_seconds"] is None and member["flops"] > 0
+    assert "NaN" not in text
