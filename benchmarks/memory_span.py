@@ -8,11 +8,15 @@ of updates. The first seed tries several learning rates, and the one with the le
 loss on validation serves the other seeds too; what is reported is the accuracy of the
 test. A cell's sweep ends with the first lag at which no seed reaches 90 %.
 
+Beside it stands what the gradient has to begin with: |ds_T/ds_1|, the spectral norm of
+the product of all Jacobians of a sequence but the first, before any update.
+
 Runs of a cell and lag are one compiled program, called in turn: small matrices gain
 nothing on a CPU from a batch of runs. They are what `jaxlstm run` makes of the config.
 """
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -24,23 +28,22 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
-import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import NullLocator, PercentFormatter  # noqa: E402
 
+from benchmarks.memory_picture import PASSED, save_picture  # noqa: E402
 from benchmarks.report import describe_machine  # noqa: E402
-from jaxlstm.lab import UserError  # noqa: E402
+from jaxlstm.diagnostics import jacobian_products  # noqa: E402
+from jaxlstm.lab import Segment, UserError  # noqa: E402
 from jaxlstm.lab.config import load_config  # noqa: E402
-from jaxlstm.lab.experiment import build  # noqa: E402
-from jaxlstm.lab.plots import MARKERS, STYLE  # noqa: E402
+from jaxlstm.lab.experiment import Experiment, build  # noqa: E402
 from jaxlstm.lab.training import Trainer  # noqa: E402
 
 CELLS = "rnn", "gru", "lstm"
-PASSED = 0.9
 # Updates of one compiled call.
 BLOCK = 100
+# Sequences of a seed whose Jacobians are multiplied.
+ROWS = 8
 
 
 class Span(NamedTuple):
@@ -51,18 +54,16 @@ class Span(NamedTuple):
       lags: which are measured.
       rates: the learning rates that the first seed tries.
       num_updates: of each run.
-      label: what the lag is called in the picture.
-      guessed: the accuracy of who has no memory.
-      measured: what the accuracy is of.
+      words: what the picture calls the lag, and what is counted.
+      guessed: the share that is right without memory.
     """
 
     overrides: Callable[[int], list[str]]
     lags: tuple[int, ...]
     rates: tuple[float, ...]
     num_updates: int
-    label: str
+    words: tuple[str, str]
     guessed: float
-    measured: str
 
 
 def _recall(lag: int) -> list[str]:
@@ -77,20 +78,18 @@ TASKS = {
     "recall": Span(
         _recall,
         (10, 20, 30, 40, 60, 80, 120, 160, 240, 320),
-        (3e-4, 1e-3, 3e-3),
+        (3e-4, 1e-3, 3e-3, 1e-2),
         1000,
-        "steps between symbol and cue",
+        ("steps between symbol and cue", "symbols that are right"),
         1 / 8,
-        "symbols named rightly",
     ),
     "adding": Span(
         _adding,
         (20, 30, 40, 60, 80, 120, 160, 240),
         (1e-3, 3e-3, 1e-2, 3e-2),
         4000,
-        "T, the least length",
-        0.15,
-        "sums right within .04",
+        ("T, the least length", "sums within .04"),
+        0.154,
     ),
 }
 
@@ -104,6 +103,7 @@ class Point(NamedTuple):
       accuracy: [seeds] of the test, with that rate.
       tuning: [rates] the validation losses of the first seed, by which it was chosen;
         None for one that is not finite.
+      initial_norm: |ds_T/ds_1| before any update, the median over seeds and sequences.
       seconds: for all runs, on the clock.
     """
 
@@ -111,7 +111,23 @@ class Point(NamedTuple):
     rate: float
     accuracy: list[float]
     tuning: list[float | None]
+    initial_norm: float
     seconds: float
+
+
+def prepare(
+    task: str, cell: str, lag: int, num_seeds: int, overrides: Sequence[str] = ()
+) -> list[Experiment]:
+    """Returns the experiment of a cell at a lag, from each seed.
+
+    Arguments are those of `measure`.
+    """
+    path = ROOT / "configs" / f"{task}.toml"
+    own = f"model.cell={cell}", "devices=1", "train.eval_every="
+    common = [*own, *TASKS[task].overrides(lag), *overrides]
+    return [
+        build(load_config(path, [*common, f"seed={seed}"])) for seed in range(num_seeds)
+    ]
 
 
 def measure(
@@ -136,16 +152,9 @@ def measure(
       overrides: of the config, as of `jaxlstm run`.
     """
     began = time.perf_counter()
-    path = ROOT / "configs" / f"{task}.toml"
-    common = [
-        *(f"model.cell={cell}", f"train.num_updates={num_updates}", "devices=1"),
-        # A factor of its own sets the rate, so that one program serves them all.
-        *("train.eval_every=", "optimizer.learning_rate=1.0"),
-        *(*TASKS[task].overrides(lag), *overrides),
-    ]
-    runs = [
-        build(load_config(path, [*common, f"seed={seed}"])) for seed in range(num_seeds)
-    ]
+    # A factor of its own sets the rate, so that one program serves them all.
+    common = f"train.num_updates={num_updates}", "optimizer.learning_rate=1.0"
+    runs = prepare(task, cell, lag, num_seeds, [*overrides, *common])
     first = runs[0]
 
     @jax.jit
@@ -171,8 +180,31 @@ def measure(
         rates[best],
         [evaluate("test")["accuracy"] for evaluate in chosen],
         [float(loss) if np.isfinite(loss) else None for loss in losses],
+        initial_norm(runs),
         round(time.perf_counter() - began, 1),
     )
+
+
+def initial_norm(runs: Sequence[Experiment]) -> float:
+    """Returns the median of |ds_T/ds_1| over runs and sequences, before any update.
+
+    Args:
+      runs: of one cell and lag; a segment of theirs is a sequence [T, B, ...].
+    """
+    first = runs[0].trainer
+
+    @jax.jit
+    def measure(params: Any, segment: Segment) -> Any:
+        num_steps = jax.tree.leaves(segment.inputs)[0].shape[0]
+        lags = [num_steps - 1]
+        return jacobian_products(first.model, params, segment, lags=lags).log_norms
+
+    logs = []
+    for run in runs:
+        segment = jax.tree.map(lambda x: x[0, :, :ROWS], run.source.segments(0, 1))
+        key = jax.random.key(run.config.sections.seed)
+        logs.append(measure(first.init(key, run.batch_size).params, segment))
+    return float(np.exp(np.median(logs)))
 
 
 def _scale(trainer: Trainer, rate: Any) -> Trainer:
@@ -195,42 +227,6 @@ def find_failure(points: Sequence[Point]) -> int | None:
     return next((p.lag for p in points if np.mean(p.accuracy) < PASSED), None)
 
 
-def draw(results: Sequence[dict[str, Any]]) -> Figure:
-    """Draws accuracy against lag: a panel a task, a curve a cell, a dot a seed.
-
-    Args:
-      results: of sweeps, as they are written to files.
-    """
-    figure = Figure(figsize=(1 + 4.5 * len(results), 4), layout="constrained")
-    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
-    for axes, result in zip(panels, results, strict=True):
-        span = TASKS[result["task"]]
-        for n, (cell, points) in enumerate(result["cells"].items()):
-            # The cells' dots would cover each other.
-            shift = 1.03 ** (n - (len(result["cells"]) - 1) / 2)
-            lags = shift * np.array([point["lag"] for point in points])
-            accuracies = np.array([point["accuracy"] for point in points])
-            style: Any = {"color": f"C{n}", "marker": MARKERS[n % len(MARKERS)]}
-            axes.plot(lags, accuracies.mean(axis=1), label=cell.upper(), **style)
-            axes.plot(lags, accuracies, **style, linestyle="", markersize=4, alpha=0.4)
-        axes.axhline(PASSED, color="0.3", linestyle="--", linewidth=1, label="90 %")
-        axes.axhline(
-            span.guessed, color="0.6", linestyle=":", linewidth=1, label="guessed"
-        )
-        lags = sorted({p["lag"] for points in result["cells"].values() for p in points})
-        axes.set(xscale="log", xlabel=span.label, xticks=lags, xticklabels=lags)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        seeds, updates = result["seeds"], result["num_updates"]
-        axes.set(
-            title=f"{result['task'].capitalize()}: {span.measured}\n"
-            f"mean of {seeds} seeds, {updates:,} updates; a small dot a seed",
-            ylim=(-0.03, 1.05),
-        )
-    panels[0].legend(frameon=True, loc="lower left")
-    return figure
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints and writes; or draws what was measured."""
     parser = argparse.ArgumentParser(
@@ -250,45 +246,49 @@ def main(arguments: list[str] | None = None) -> None:
     if options.draw:
         if options.out is None:
             parser.error("--draw: name the picture with --out FILE")
-        results = [json.loads(path.read_text()) for path in options.draw]
-        with matplotlib.rc_context(STYLE):
-            draw(results).savefig(options.out)
+        try:
+            results = [json.loads(path.read_text()) for path in options.draw]
+        except (OSError, ValueError) as error:
+            parser.error(f"--draw: {error}; name files that --out has written")
+        save_picture(results, options.out)
         return
     span = TASKS[options.task]
-    lags = options.lags or span.lags
     given = {
         "rates": list(options.rates or span.rates),
-        "num_updates": options.updates or span.num_updates,
+        "num_seeds": options.seeds,
+        "num_updates": span.num_updates if options.updates is None else options.updates,
         "overrides": options.set,
     }
-    for name, least in (("seeds", options.seeds), ("updates", given["num_updates"])):
-        if least < 1:
-            parser.error(f"--{name} {least}: is not positive")
-    result: dict[str, Any] = {"task": options.task, "seeds": options.seeds, **given}
+    for name in ("seeds", "updates"):
+        if given[f"num_{name}"] < 1:
+            parser.error(f"--{name} {given[f'num_{name}']}: is not positive")
+    if min(given["rates"]) <= 0:
+        parser.error(f"--rates {min(given['rates']):g}: is not positive")
+    result: dict[str, Any] = {"task": options.task, **given}
+    result |= {"words": span.words, "guessed": span.guessed}
     result |= {"machine": describe_machine(), "cells": {}}
-    print(f"{'cell':<8}{'lag':>5}{'rate':>9}{'seconds':>9}  accuracy of each seed")
+    header = f"{'lag':>5}{'rate':>9}{'|ds_T/ds_1|':>13}{'seconds':>9}"
+    print(f"{'cell':<8}{header}  accuracy of each seed")
     for cell in options.cells:
-
-        def measure_at(lag: int, cell: str = cell) -> Point:
-            return measure(options.task, cell, lag, num_seeds=options.seeds, **given)
-
-        points = result["cells"][cell] = []
+        points: list[Point] = []
+        measure_at = functools.partial(measure, options.task, cell, **given)
         try:
-            for point in sweep(lags, measure_at):
-                points.append(point._asdict())
+            for point in sweep(options.lags or span.lags, measure_at):
+                points.append(point)
                 shown = "  ".join(f"{x:.3f}" for x in point.accuracy)
                 print(
-                    f"{cell:<8}{point.lag:>5}{point.rate:>9g}{point.seconds:>9.1f}  "
-                    f"{shown}",
+                    f"{cell:<8}{point.lag:>5}{point.rate:>9g}"
+                    f"{point.initial_norm:>13.1e}{point.seconds:>9.1f}  {shown}",
                     flush=True,
                 )
+                result["cells"][cell] = [point._asdict() for point in points]
                 if options.out is not None:
                     options.out.write_text(json.dumps(result, indent=1) + "\n")
         except UserError as error:
             parser.exit(2, f"{error}\n")
-        failure = find_failure([Point(**point) for point in points])
+        failure = find_failure(points)
         told = "at no lag" if failure is None else f"at {failure}"
-        print(f"{cell:<8}under 90 % on average: {told}", flush=True)
+        print(f"{cell:<8}under {PASSED:.0%} on average: {told}", flush=True)
 
 
 if __name__ == "__main__":
