@@ -2,6 +2,7 @@
 
 from jaxlstm.diagnostics.advice import Advice as Advice
 from jaxlstm.diagnostics.advice import advise as advise
+from jaxlstm.diagnostics.blocks import parameter_blocks as parameter_blocks
 from jaxlstm.diagnostics.flow import Flow as Flow
 from jaxlstm.diagnostics.flow import flow_norms as flow_norms
 from jaxlstm.diagnostics.flow import gradient_flow as gradient_flow
@@ -17,6 +18,12 @@ from jaxlstm.diagnostics.jacobians import jacobian_products as jacobian_products
 from jaxlstm.diagnostics.jacobians import step_jacobians as step_jacobians
 from jaxlstm.diagnostics.lags import LagGradients as LagGradients
 from jaxlstm.diagnostics.lags import lag_gradients as lag_gradients
+from jaxlstm.diagnostics.paths import PathGradients as PathGradients
+from jaxlstm.diagnostics.paths import path_gradients as path_gradients
 from jaxlstm.diagnostics.terms import HiddenTerms as HiddenTerms
 from jaxlstm.diagnostics.terms import MemoryTerms as MemoryTerms
 from jaxlstm.diagnostics.terms import lstm_terms as lstm_terms
+from jaxlstm.diagnostics.vanishing import Curve as Curve
+from jaxlstm.diagnostics.vanishing import Decay as Decay
+from jaxlstm.diagnostics.vanishing import spectral_radius as spectral_radius
+from jaxlstm.diagnostics.vanishing import vanishing_curves as vanishing_curves

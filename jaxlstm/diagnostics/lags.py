@@ -62,8 +62,8 @@ def lag_gradients(
     One scan forward keeps the states. One scan backward carries the derivatives of the
     K losses ahead of a step, side by side:
 
-        lambda_t^(k) = dl_{t+k}/ds_t                     q_t = dl_t/ds_t at fixed weights
-                     = J_{t+1}^T lambda_{t+1}^(k-1)      J_t = ds_t/ds_{t-1}
+        lambda_t^(k) = dl_{t+k}/ds_t                  q_t = dl_t/ds_t at fixed weights
+                     = J_{t+1}^T lambda_{t+1}^(k-1)   J_t = ds_t/ds_{t-1}
         lambda_t^(0) = q_t
                 g_k += I_t^T lambda_t^(k)
 
