@@ -84,10 +84,21 @@ class Evaluator:
         alike, state_specs = PartitionSpec(), batch_specs(state, axis=0)
         in_specs = alike, state_specs, batch_specs(block, axis=2), alike
         out_specs = state_specs, alike
-        run = spread(self._run, self.mesh, in_specs, out_specs)
+        run = spread(self.sum_up, self.mesh, in_specs, out_specs)
         return run(params, state, block, count)
 
-    def _run(self, params: PyTree, state: Any, block: Segment, count: Array) -> Any:
+    def sum_up(self, params: PyTree, state: Any, block: Segment, count: Array) -> Any:
+        """Returns the state after segments, and sums over each of them.
+
+        Args:
+          params: of the model.
+          state: of the model, before them.
+          block: [K, T, B, ...], this device's part of the batch.
+          count: how many of the segments count.
+
+        Returns:
+          The state, and by name `loss` and the scores, [K] each, and their weight [K].
+        """
         params, state = vary_together((local(params, self.mesh), state))
 
         def step(state: Any, segment: Segment) -> Any:

@@ -46,9 +46,9 @@ class Experiment(NamedTuple):
         """B."""
         return self.config.sections.train.batch_size
 
-    def split(self, name: str) -> Source:
-        """Returns the segments of a split."""
-        return _source(self.config, name)
+    def split(self, name: str, *, seed: int | None = None) -> Source:
+        """Returns the segments of a split, by default of the config's seed."""
+        return _source(self.config, name, seed)
 
 
 def build_model(
@@ -129,7 +129,7 @@ def build(config: Config) -> Experiment:
             task,
             model,
         ),
-        _optimizer(config, num_updates, source.num_segments),
+        make_optimizer(config, num_updates, source.num_segments),
         mesh,
         train.average,
         skips=config.sections.optimizer.skip_non_finite > 0,
@@ -152,7 +152,7 @@ def build(config: Config) -> Experiment:
     )
 
 
-def _source(config: Config, split: str) -> Source:
+def _source(config: Config, split: str, seed: int | None = None) -> Source:
     task: Task = config.task
     if split != "train" and split not in task.splits:
         raise UserError(
@@ -163,7 +163,7 @@ def _source(config: Config, split: str) -> Source:
         split,
         batch_size=train.batch_size,
         segment_length=train.segment_length,
-        seed=config.sections.seed,
+        seed=config.sections.seed if seed is None else seed,
     )
     return check_source(source, task.parts())
 
@@ -193,13 +193,30 @@ def make_estimator(
     return estimator
 
 
-def _optimizer(
-    config: Config, num_updates: int, updates_per_epoch: int | None
+def make_optimizer(
+    config: Config,
+    num_updates: int,
+    updates_per_epoch: int | None,
+    learning_rate: Any = None,
 ) -> optax.GradientTransformation:
+    """Returns the optimizer of a config, with its schedule and its clipping.
+
+    Args:
+      config: the config.
+      num_updates: how many there are in all.
+      updates_per_epoch: None for a stream without end.
+      learning_rate: [] in place of the config's; may be traced.
+
+    Raises:
+      UserError: it is none, or the schedule counts epochs that there are not.
+    """
     section = config.sections.optimizer
     factory = find_factory("[optimizer] name", section.name, OPTIMIZERS)
     schedule = make_schedule(
-        section.schedule, section.learning_rate, num_updates, updates_per_epoch
+        section.schedule,
+        section.learning_rate if learning_rate is None else learning_rate,
+        num_updates,
+        updates_per_epoch,
     )
     made = factory(schedule, **config.optimizer_options)
     if not isinstance(made, optax.GradientTransformation):

@@ -87,13 +87,22 @@ class Trainer(NamedTuple):
     average: Literal["steps", "batch"]
     skips: bool = False
 
-    def init(self, key: Key, batch_size: int) -> TrainState:
-        """Returns the state before the first update."""
+    def init(
+        self, key: Key, batch_size: int, params: PyTree | None = None
+    ) -> TrainState:
+        """Returns the state before the first update.
+
+        Args:
+          key: of all that is drawn.
+          batch_size: B.
+          params: in place of those that the model would draw.
+        """
 
         @jax.jit
-        def make(key: Key) -> TrainState:
+        def make(key: Key, params: PyTree | None) -> TrainState:
             key_params, key_estimator = jax.random.split(key)
-            params = self.model.init(key_params)
+            if params is None:
+                params = self.model.init(key_params)
             return TrainState(
                 params,
                 self.optimizer.init(params),
@@ -101,7 +110,7 @@ class Trainer(NamedTuple):
                 jnp.zeros((), jnp.int32),
             )
 
-        state = make(key)
+        state = make(key, params)
         # Placed here, so that what is restored into this state has its place as well.
         return jax.device_put(
             state,

@@ -1,6 +1,7 @@
 """How far a comparison is: a line for each piece, or a display on a terminal."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.text import Text
+
+from jaxlstm.lab.progress import SECONDS_BETWEEN_LINES
 
 
 class Display:
@@ -67,7 +70,7 @@ class Display:
 
     def begin(self, name: str) -> None:
         """Shows that a part begins."""
-        self.name = name
+        self.name, self._said = name, 0.0
         if self._progress:
             self._progress.update(self._task, now=f"{name}{self._left()}")
         else:
@@ -77,7 +80,8 @@ class Display:
         """Shows what is measured."""
         if self._progress:
             self._progress.update(self._task, now=f"{self.name}: {text}{self._left()}")
-        else:
+        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
             self._print(f"{self._number()} {self.name}: {text}")
 
     def end(self, seconds: float) -> None:

@@ -1,0 +1,227 @@
+"""Races: what each estimator learns in as many updates, and in as much time."""
+
+import functools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlstm.lab.blocks import next_block
+from jaxlstm.lab.comparison.lanes import Lane, Lanes, Track, UnequalSegments
+from jaxlstm.lab.comparison.problem import Member, Part, Problem
+from jaxlstm.lab.experiment import make_optimizer
+
+# How many points of a loss curve are measured where the config does not say.
+NUM_POINTS = 10
+# Of the time of an update: calls of each member in turn, and how long one is at least.
+ROUNDS, SHORTEST_CALL, MOST_UPDATES = 9, 0.02, 32
+
+Curves = list[list[float | None]]
+
+
+def measure(
+    problem: Problem,
+    *,
+    learning_rates: Sequence[float],
+    num_seeds: int,
+    num_updates: int,
+) -> Part:
+    """Trains every member from the start, each at the learning rate that suits it.
+
+    A member is tuned with the first seed: that rate is taken which comes to the lowest
+    loss at the end. It is then trained at it with further seeds. Everything else is as
+    the config has it, so that a curve is that of `jaxlstm run` with this estimator,
+    rate and seed.
+
+    Equal seconds are those that the fastest member needs for all its updates. An
+    update's time is the median over updates made alone, the members in turn;
+    compilation is not counted. Losses between points of a curve are interpolated.
+
+    Args:
+      problem: what is trained on.
+      learning_rates: the grid.
+      num_seeds: how many seeds, from the config's on.
+      num_updates: of each training.
+
+    Returns:
+      Values `learning_rates`, `updates` [the points], `seeds`, `split`, `num_updates`,
+      `references`, and for each of `members`: `learning_rate`, with `edge` "low" or
+      "high" where it is the last one of the grid on that side; `tuning`, the loss at
+      the end by learning rate; `losses`, by seed and point; `seconds_per_update`;
+      `at_equal_updates` and `at_equal_seconds` with mean, lowest and highest loss over
+      seeds. A loss that is not finite is None, and so are all after it; of seeds of
+      which one has none there is no mean.
+    """
+    config = problem.config
+    split = next(iter(_measured_splits(problem)), "train")
+    updates = _points(config.sections.train.eval_every, num_updates)
+    if split == "train":
+        updates = updates[1:]
+    first = config.sections.seed
+    seeds = [(first + n) % 2**32 for n in range(num_seeds)]
+
+    devices = problem.experiment.trainer.mesh.devices.flat
+    # A core takes one lane after the other; others take all at once.
+    one = devices[0].platform == "cpu"
+    width = len(devices) if one else max(len(learning_rates), num_seeds - 1)
+    track = Track(problem, num_updates=num_updates, split=split, width=width)
+    members = {}
+    for member in problem.members:
+        race = functools.partial(_race, track, member, learning_rates, seeds, updates)
+        members[member.label] = dict(problem.keep(member.label, race).values)
+    time_all = functools.partial(_time_updates, problem, num_updates)
+    seconds = problem.keep("seconds of an update", time_all).values["seconds"]
+    for label, values in members.items():
+        values["seconds_per_update"] = seconds[label]
+        values["at_equal_updates"] = summarise([x[-1] for x in values["losses"]])
+    whole = min(seconds.values()) * num_updates
+    for label, values in members.items():
+        within = min(num_updates, math.floor(whole / seconds[label] + 1e-9))
+        values["at_equal_seconds"] = {
+            "seconds": whole,
+            "updates": within,
+            **summarise([interpolate(updates, x, within) for x in values["losses"]]),
+        }
+    return Part(
+        {
+            "learning_rates": list(learning_rates),
+            "updates": updates,
+            "seeds": seeds,
+            "split": split,
+            "num_updates": num_updates,
+            "members": members,
+            "references": [
+                {"label": reference.label, "loss": reference.loss}
+                for reference in config.task.references()
+            ],
+        }
+    )
+
+
+def choose(losses: Sequence[float | None]) -> int | None:
+    """Returns the place of the lowest loss; None where there is none at all."""
+    finite = [n for n, loss in enumerate(losses) if loss is not None]
+    return min(finite, key=lambda n: losses[n], default=None)  # type: ignore[arg-type]
+
+
+def summarise(losses: Sequence[float | None]) -> dict[str, float | None]:
+    """Returns mean, lowest and highest; None where a loss is missing."""
+    found = [loss for loss in losses if loss is not None]
+    if len(found) < len(losses) or not found:
+        return {"mean": None, "low": None, "high": None}
+    return {"mean": sum(found) / len(found), "low": min(found), "high": max(found)}
+
+
+def interpolate(
+    updates: Sequence[int], losses: Sequence[float | None], update: int
+) -> float | None:
+    """Returns the loss after an update, on the line between those around it.
+
+    It is None before the first point, and where one of the two has none.
+    """
+    after = next((n for n, u in enumerate(updates) if u >= update), None)
+    if after is None or update < updates[0]:
+        return None
+    if updates[after] == update:
+        return losses[after]
+    low, high = losses[after - 1], losses[after]
+    if low is None or high is None:
+        return None
+    before = updates[after - 1]
+    return low + (high - low) * (update - before) / (updates[after] - before)
+
+
+def _measured_splits(problem: Problem) -> list[str]:
+    """Returns the splits that a loss can be measured on, the best suited one first."""
+    return sorted(problem.config.task.splits, key=lambda name: name != "validation")
+
+
+def _points(every: int | None, num_updates: int) -> list[int]:
+    step = every or -(-num_updates // NUM_POINTS)
+    return [*range(0, num_updates, step), num_updates]
+
+
+def _race(
+    track: Track,
+    member: Member,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    updates: Sequence[int],
+) -> Part:
+    lanes, label = Lanes(track, member), member.label
+
+    def train(wanted: Sequence[Lane], told: str) -> Curves:
+        curves: Curves = []
+        for n in range(0, len(wanted), track.width):
+            part = wanted[n : n + track.width]
+            track.problem.progress(f"{label}, {told} {n + 1} to {n + len(part)}")
+            found = lanes.run(part, updates)
+            curves += [[None if np.isnan(x) else x for x in row] for row in found]
+        return curves
+
+    grid = [Lane(seeds[0], rate) for rate in learning_rates]
+    tuned = train(grid, f"of {len(grid)} learning rates")
+    best = choose([curve[-1] for curve in tuned])
+    values: dict[str, Any] = {
+        "learning_rate": None,
+        "edge": None,
+        "tuning": [curve[-1] for curve in tuned],
+        "losses": [],
+    }
+    if best is None:
+        return Part(values)
+    edges = {0: "low", len(learning_rates) - 1: "high"}
+    rate = learning_rates[best]
+    others = [Lane(seed, rate) for seed in seeds[1:]]
+    told = f"at {rate:g}, of {len(others)} further seeds"
+    try:
+        curves = train(others, told)
+    except UnequalSegments:
+        curves = [curve for lane in others for curve in train([lane], told)]
+    return Part(
+        values
+        | {
+            "learning_rate": rate,
+            "edge": edges.get(best) if len(learning_rates) > 1 else None,
+            "losses": [tuned[best], *curves],
+        }
+    )
+
+
+def _time_updates(problem: Problem, num_updates: int) -> Part:
+    """Returns the seconds of an update by each member, as `jaxlstm run` makes it."""
+    experiment, section = problem.experiment, problem.config.sections
+    source = experiment.source
+    block, count = next_block(source, 0, MOST_UPDATES, MOST_UPDATES)
+    calls, counts = {}, {}
+    params = problem.snapshots[0].params
+    for member in problem.members:
+        problem.progress(f"{member.label}, the time of an update")
+        trainer = experiment.trainer._replace(
+            estimator=problem.estimator(member, problem.model()),
+            optimizer=make_optimizer(problem.config, num_updates, source.num_segments),
+        )
+        key = jax.random.key(section.seed)
+        state = trainer.init(key, experiment.batch_size, params)
+        call = functools.partial(trainer.compile(state, block), state, block)
+        jax.block_until_ready(call(0))
+        calls[member.label] = call
+        wanted = math.ceil(SHORTEST_CALL / _seconds(call, 1))
+        counts[member.label] = min(count, wanted)
+    rounds: list[Mapping[str, float]] = []
+    problem.progress("the time of an update, all in turn")
+    for _ in range(ROUNDS):
+        rounds.append(
+            {k: _seconds(call, counts[k]) / counts[k] for k, call in calls.items()}
+        )
+    medians = {k: float(np.median([times[k] for times in rounds])) for k in calls}
+    return Part({"seconds": medians})
+
+
+def _seconds(call: Any, count: int) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call(count))
+    return time.perf_counter() - began
