@@ -59,7 +59,7 @@ def slow_but(*quick):
     ]
 
 
-@pytest.mark.parametrize("name", slow_but("two_layers"))
+@pytest.mark.parametrize("name", slow_but("lstm"))
 def test_routes_add_up_to_the_exact_gradient(name):
     paths, lags = resolved(name)
     assert_close(paths.total, exact(name).grads)
@@ -69,7 +69,7 @@ def test_routes_add_up_to_the_exact_gradient(name):
     np.testing.assert_allclose(by_lag[:-1], advise(lags).lag_shares, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", slow_but("two_layers"))
+@pytest.mark.parametrize("name", slow_but("lstm"))
 def test_shares_are_those_of_the_parts(name):
     """By route and block, from gradients alone."""
     paths, _ = resolved(name)
