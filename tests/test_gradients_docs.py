@@ -1,6 +1,5 @@
 """The page on gradients: its lines, tests, figures and mistakes are what it says."""
 
-import importlib
 import inspect
 import re
 import types
@@ -15,6 +14,7 @@ from jaxlstm import LSTMParams, LSTMState, lstm_cell, textbook
 from jaxlstm.textbook import TextbookReadout, gate_table
 from tests.helpers import assert_close, jit
 from tests.pages import FENCE, read_tables
+from tests.planting import plant, run_check
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "docs" / "gradients.md", ROOT / "docs" / "gradients.zh.md"
@@ -105,52 +105,6 @@ def read_mistakes() -> dict[str, Mistake]:
 MISTAKES = read_mistakes()
 
 
-def plant(file: str, changes: Any) -> tuple[types.ModuleType, types.ModuleType]:
-    """Returns a module of the package, and a copy with lines changed.
-
-    The copy keeps the classes, so that its results compare with those of the module.
-    """
-    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    source = (ROOT / file).read_text()
-    for old, new in changes:
-        if source.count(old) != 1:
-            raise ValueError(f"{file}: {old!r} stands there {source.count(old)} times")
-        source = source.replace(old, new)
-    planted = types.ModuleType(module.__name__)
-    exec(compile(source, file, "exec"), planted.__dict__)
-    for name, value in vars(module).items():
-        if isinstance(value, type):
-            setattr(planted, name, value)
-    return module, planted
-
-
-def run_check(
-    test: str, file: str, changes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs a test of the suite on a module with lines changed.
-
-    A parametrized test is run with the last of each list of values.
-    """
-    path, name = test.split("::")
-    tests = importlib.import_module(f"tests.{path.removesuffix('.py')}")
-    module, planted = plant(file, changes)
-    for key, value in list(vars(tests).items()):
-        if value is module:
-            monkeypatch.setattr(tests, key, planted)
-        elif inspect.isfunction(value) and value.__module__ == module.__name__:
-            monkeypatch.setattr(tests, key, getattr(planted, value.__name__))
-    check = getattr(tests, name)
-    arguments = {
-        mark.args[0]: mark.args[1][-1]
-        for mark in getattr(check, "pytestmark", ())
-        if mark.name == "parametrize"
-    }
-    if "x64" in inspect.signature(check).parameters:
-        arguments["x64"] = None
-    jax.config.update("jax_enable_x64", "x64" in arguments)
-    check(**arguments)
-
-
 @pytest.fixture(scope="module")
 def program() -> dict[str, Any]:
     """What the Python blocks of the page define, run in order."""
@@ -183,6 +137,13 @@ def test_equation_and_line_are_those_of_the_textbook(number):
     assert " ".join(derived.split()).startswith(equation.text)
     lines = [line.strip() for line in inspect.getsource(textbook).splitlines()]
     assert lines.count(f"{equation.line}  # ({number})") == 1
+
+
+def test_tests_that_the_text_names_are_there():
+    names = re.findall(r"`(tests/\S+\.py)::(\w+)`", PAGE)
+    for path, name in names:
+        assert re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    assert len(names) == 5
 
 
 @pytest.mark.parametrize("number", EQUATIONS)
@@ -224,10 +185,12 @@ def test_what_central_differences_see(name, monkeypatch):
     assert outcome == mistake.differences
 
 
-def gradient(module: types.ModuleType, state: LSTMState | None = None) -> np.ndarray:
-    """Returns the gradient of a layer as rows of W_x, W_h and b, over 12 steps."""
+def gradient(
+    module: types.ModuleType, state: LSTMState | None = None, steps: int = 12
+) -> np.ndarray:
+    """Returns the gradient of a layer as rows of W_x, W_h and b."""
     rng = np.random.default_rng(0)
-    steps, batch, x, h, y = 12, 4, 3, 8, 2
+    batch, x, h, y = 4, 3, 8, 2
     params = LSTMParams(
         rng.normal(size=(x, 4 * h)) / np.sqrt(x),
         rng.normal(size=(h, 4 * h)) / np.sqrt(h),
@@ -255,6 +218,21 @@ def test_swap_of_h_and_c_hides_behind_a_state_of_zeros():
     zeros = LSTMState(np.zeros((4, 8)), np.zeros((4, 8)))
     np.testing.assert_array_equal(gradient(planted, zeros), gradient(module, zeros))
     assert np.abs(gradient(planted) - gradient(module)).max() > 0.1
+
+
+def test_forgotten_h_hides_behind_a_single_step():
+    mistake = MISTAKES["h of the next step forgotten"]
+    module, planted = plant(mistake.file, mistake.changes)
+    for steps, hidden in [(1, True), (2, False)]:
+        both = gradient(planted, steps=steps), gradient(module, steps=steps)
+        assert np.array_equal(*both) == hidden
+
+
+def test_gates_before_a_memory_without_h_learn_nothing():
+    mistake = MISTAKES["the way from c through h forgotten"]
+    _, planted = plant(mistake.file, mistake.changes)
+    i, f, g, o = np.split(gradient(planted), 4, axis=1)
+    assert not i.any() and not f.any() and not g.any() and o.all()
 
 
 def test_cosine_alone_catches_little():
