@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells import Cell, LSTMParams
-from jaxlstm.cells.base import preactivations
+from jaxlstm.diagnostics import cell_gates
 from jaxlstm.lab import Run
 from jaxlstm.model import Model, ModelParams
 from jaxlstm.types import Array
@@ -18,6 +18,8 @@ from jaxlstm.types import Array
 STRETCH = 4000
 # Units with a larger correlation tell the same.
 ALIKE = 0.6
+# Of the LSTM's gates, in the order of its equations.
+LETTERS = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}
 
 
 class Unit(NamedTuple):
@@ -211,10 +213,10 @@ def gates(
         else:
             x = np.asarray(recurrent.embedding)[recording.symbols[:, 0]]
         before = jax.tree.map(lambda leaf: leaf[:-1, 0], state)
-        values = _gates(cell, layer, x, before, compute_dtype)
+        values = _gates(cell, layer, before, x, compute_dtype)
         found = {
-            name: np.asarray(gate)[:, unit.number]
-            for name, gate in zip("ifgo", values, strict=True)
+            letter: np.asarray(values[name])[:, unit.number]
+            for letter, name in LETTERS.items()
         }
     shape = np.shape(cell.output(state))
     fields = {
@@ -225,10 +227,4 @@ def gates(
     return found | fields
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _gates(cell: Cell, layer: Any, x: Array, before: Any, compute_dtype: Any) -> Any:
-    gated = cell.gated
-    assert gated is not None
-    z = preactivations(gated.weights(layer), x, gated.read(before), compute_dtype)
-    i, f, g, o = jnp.split(z, 4, axis=-1)
-    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+_gates = jax.jit(cell_gates, static_argnums=(0, 4))
