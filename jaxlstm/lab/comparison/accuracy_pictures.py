@@ -83,12 +83,15 @@ def draw_bias_and_variance(values: Values, looks: Looks) -> Figure:
     if not members or min(shown) < least:
         for axes in (fixed, draws, data):
             axes.axhspan(least / 2, least * 2, color="0.93", zorder=0)
-        fixed.text(0.5, least / 2.4, "rounding", va="top", **NOTE)
+        style = {"transform": draws.get_yaxis_transform(), "va": "center", **NOTE}
+        draws.text(0.03, least, "exact, but for rounding", **style)
         fixed.set_ylim(bottom=least / 5)
     if any(member["noise_floor"] for member in members.values()):
         grey: Any = {"color": "0.35", "linestyle": "none"}
-        data.plot([], [], marker="_", markersize=14, label="noise floor", **grey)
-        hidden = "bias hidden by noise: below"
+        data.plot(
+            [], [], marker="_", markersize=14, label="noise floor of the draws", **grey
+        )
+        hidden = "arrow: bias hidden below it"
         data.plot([], [], marker=CARETDOWN, markersize=7, label=hidden, **grey)
     else:
         place = {"x": 0.5, "y": 0.5, "ha": "center", "transform": draws.transAxes}

@@ -118,7 +118,7 @@ def _lags(values: Values) -> Iterator[Chapter]:
             "work against the others.",
             "",
             *tables.paths(values),
-            f"By the gate whose weights are reached, after update {last:,}:",
+            f"By the weights that are reached, after update {last:,}:",
             "",
             *tables.path_gates(values),
         ],

@@ -69,7 +69,8 @@ def draw_races(values: Values, looks: Looks) -> Figure:
         mean = losses.mean(axis=0)
         ends.append(losses)
         pace = member["seconds_per_update"]
-        style: Any = {**looks[label], "markersize": 5, "markevery": (0.05, 0.12)}
+        style: Any = {**looks[label], "markersize": 5}
+        style["markevery"] = max(1, len(updates) // 8)
         for axes, x in ((left, updates), (right, pace and updates * pace)):
             if x is None:
                 continue

@@ -30,6 +30,7 @@ SHARE_LEFT_OUT = 0.005
 
 def draw_advice(values: Values, looks: Looks) -> Figure:
     """Draws cosine and norm ratio of every horizon of a truncation."""
+    del looks
     figure = Figure(figsize=(10.5, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     snapshots = values["snapshots"]
@@ -38,22 +39,28 @@ def draw_advice(values: Values, looks: Looks) -> Figure:
     for n, (snapshot, colour) in enumerate(zip(snapshots, colours, strict=True)):
         label = f"update {snapshot['update']:,}"
         horizons = snapshot["horizons"]
-        ratios.append(numbers(snapshot["norm_ratio"]))
-        left.plot(horizons, numbers(snapshot["cosine"]), color=colour, label=label)
-        right.plot(horizons, ratios[-1], color=colour)
-        for level in LEVELS:
-            style: Any = {"marker": MARKERS[n % len(MARKERS)], "linestyle": "none"}
-            steps = snapshot["keeps"].get(f"{level:g}")
-            if steps is None:
-                told = f"no horizon keeps {level:g}"
-                left.plot([], [], color=colour, label=f"{label}: {told}")
+        for whole, linestyle in ((snapshot, "-"), (snapshot.get("recurrent"), "--")):
+            if whole is None:
                 continue
-            at = numbers(snapshot["cosine"])[horizons.index(steps)]
-            told = f"{label}: {steps} steps keep {level:g}"
-            left.plot(steps, at, color=colour, label=told, **style)
+            style: Any = {"color": colour, "linestyle": linestyle}
+            ratios.append(numbers(whole["norm_ratio"]))
+            told = label if whole is snapshot else None
+            left.plot(horizons, numbers(whole["cosine"]), label=told, **style)
+            right.plot(horizons, ratios[-1], **style)
+        for level in LEVELS:
+            steps = snapshot["keeps"].get(f"{level:g}")
+            told = f"{label}: no horizon keeps {level:g}"
+            x, y = [], []
+            if steps is not None:
+                told = f"{label}: {steps} steps keep {level:g}"
+                x, y = [steps], [numbers(snapshot["cosine"])[horizons.index(steps)]]
+            marker = MARKERS[n % len(MARKERS)] if x else "none"
+            left.plot(x, y, marker=marker, linestyle="none", color=colour, label=told)
+    if any(snapshot.get("recurrent") for snapshot in snapshots):
+        left.plot([], [], "--", color="0.4", label="recurrent weights alone")
     for level in LEVELS:
         left.axhline(level, color="0.5", linewidth=1, linestyle=":")
-    right.axhline(1, color="0.5", linewidth=1, linestyle="--")
+    right.axhline(1, color="0.5", linewidth=1, linestyle=":")
     left.set(ylabel="cosine with the exact gradient", title="Direction (1: the same)")
     right.set(ylabel="norm / norm of the exact gradient", title="Length (1: the same)")
     if is_wide(np.concatenate(ratios)):
@@ -67,6 +74,7 @@ def draw_advice(values: Values, looks: Looks) -> Figure:
 
 def draw_paths(values: Values, looks: Looks) -> Figure:
     """Draws the shares of the gradient by route and lag, and by route and gate."""
+    del looks
     snapshots = pick_snapshots(values["snapshots"])
     figure = Figure(figsize=(11, 1.2 + 2.6 * len(snapshots)), layout="constrained")
     grid = figure.subplots(
@@ -75,17 +83,25 @@ def draw_paths(values: Values, looks: Looks) -> Figure:
     most = max(map(_count_lags, snapshots))
     for snapshot, (by_lag, by_gate) in zip(snapshots, grid, strict=True):
         shares, routes = snapshot["path_shares"], snapshot["routes"]
-        lags = np.array([numbers(row)[:most] for row in shares["by_route_and_lag"]])
+        lags = np.array([numbers(row) for row in shares["by_route_and_lag"]])
+        beyond = numbers(shares.get("beyond") or [0] * len(routes))
         gates = np.array([numbers(row) for row in shares["by_route_and_gate"]])
-        _stack(by_lag, lags, routes)
+        rest = lags[:, most:].sum(axis=1) + beyond
+        _stack(by_lag, np.column_stack([lags[:, :most], rest]), routes)
         _stack(by_gate, gates, routes)
         by_lag.set_title(f"Update {snapshot['update']:,}", loc="left")
         by_lag.set_ylabel("share of the gradient [%]")
-        by_gate.set_xticks(range(gates.shape[1]), map(printable, snapshot["gates"]))
+        names = [printable(gate) for gate in snapshot["gates"]]
+        rotated: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        by_gate.set_xticks(range(len(names)), names, **rotated)
+    apart = max(1, most // 8)
+    places = range(0, most - apart // 2, apart)
+    grid[-1][0].set_xticks([*places, most], [*map(str, places), "later"])
     grid[-1][0].set_xlabel("lag between the step and the loss it serves [steps]")
-    grid[-1][1].set_xlabel("gate whose weights are reached")
-    figure.suptitle(
-        "By which way the gradient comes; all bars of a panel add up to 100 %"
+    grid[-1][1].set_xlabel("weights that are reached")
+    set_title(
+        figure,
+        "By which way the gradient comes: the bars of a panel add up to 100 %",
     )
     legend_outside(figure, grid[0][0], title="way back in time")
     return figure

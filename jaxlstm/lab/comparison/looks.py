@@ -71,8 +71,13 @@ def set_title(figure: Figure, text: str) -> None:
 
 
 def set_logarithmic(*axes: Axis) -> None:
-    """Scales axes by logarithms, and writes 0.01 rather than 1e-02."""
+    """Scales axes by logarithms, and writes 0.01 rather than 1e-02.
+
+    One that has been drawn to, but with no positive figure, stays as it is.
+    """
     for axis in axes:
+        if axis.axes.has_data() and not np.isfinite(axis.get_minpos()):
+            continue
         is_x = isinstance(axis, XAxis)
         scale = axis.axes.set_xscale if is_x else axis.axes.set_yscale
         scale("log", nonpositive="mask")

@@ -123,13 +123,15 @@ def _setting(material: Material) -> list[str]:
             f"{plain(model.get('cell', 'lstm'))}{parameters}",
         ],
         [
-            "training",
-            f"batches of {train['batch_size']} x {train['segment_length']} steps",
+            "segments",
+            f"{train['segment_length']} steps, batches of {train['batch_size']}",
         ],
         [
             "reference run",
             f"{plain(config['estimator']['name'])}, "
-            f"{plain(config['optimizer']['name'])}, seed {config.get('seed', 0)}",
+            f"{plain(config['optimizer']['name'])}, "
+            f"{show_count(facts.get('num_updates'))} updates, "
+            f"seed {config.get('seed', 0)}",
         ],
         [
             "device",

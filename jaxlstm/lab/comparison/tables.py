@@ -180,25 +180,31 @@ def races(values: Values) -> list[str]:
 
 
 def advice(values: Values) -> list[str]:
-    """Returns what a truncation keeps after one, two, four, ... steps."""
-    most = max(snapshot["num_steps"] for snapshot in values["snapshots"])
+    """Returns what truncations keep of the gradient, whole and of recurrent weights."""
+    snapshots = values["snapshots"]
+    lines = _advice(snapshots, snapshots)
+    recurrent = [snapshot.get("recurrent") for snapshot in snapshots]
+    if not all(recurrent):
+        return lines
+    told = "Of the recurrent weights alone, without the readout's:"
+    return [*lines, told, "", *_advice(snapshots, recurrent)]
+
+
+def _advice(snapshots: Sequence[Values], figures: Sequence[Values]) -> list[str]:
+    most = max(len(snapshot["horizons"]) for snapshot in snapshots)
     horizons = [2**n for n in range(most.bit_length()) if 2**n <= most]
-    header = [
-        "steps",
-        "keep .9",
-        "keep .99",
-        *(f"horizon {horizon}" for horizon in horizons),
-    ]
+    header = ["steps", "keep .9", "keep .99"]
+    header += [f"horizon {horizon}" for horizon in horizons]
     rows = []
-    for snapshot in values["snapshots"]:
-        curves = snapshot["horizons"], snapshot["cosine"], snapshot["norm_ratio"]
+    for snapshot, figure in zip(snapshots, figures, strict=True):
+        curves = snapshot["horizons"], figure["cosine"], figure["norm_ratio"]
         by_horizon = {h: (c, r) for h, c, r in zip(*curves, strict=True)}
-        keeps = [show_count(snapshot["keeps"][level]) for level in ("0.9", "0.99")]
+        keeps = [show_count(figure["keeps"][level]) for level in ("0.9", "0.99")]
         pairs = [by_horizon.get(horizon, (None, None)) for horizon in horizons]
         cells = [f"{show(cosine)} / {show(ratio)}" for cosine, ratio in pairs]
         row = [show_count(snapshot["num_steps"]), *keeps, *cells]
         rows.append((f"{snapshot['update']:,}", row))
-    reasons = {name: "the cosine stays lower" for name in ("keep .9", "keep .99")}
+    reasons = dict.fromkeys(("keep .9", "keep .99"), "the cosine stays lower")
     return _table("update", header, rows, reasons)
 
 

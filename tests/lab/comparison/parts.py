@@ -219,29 +219,36 @@ def make_lags() -> Values:
     """Returns values of the part lags."""
     routes = ["same step", "state alone", "through h: input", "through h: forget"]
     routes += ["through h: candidate", "through h: output"]
-    gates = ["input", "forget", "candidate", "output"]
+    gates = ["input", "forget", "candidate", "output", "readout"]
     steps, snapshots = 40, []
     for update, fades in zip(SNAPSHOTS, (0.6, 0.85, 0.9), strict=True):
         lag_norms = [fades**k for k in range(steps)]
         left = np.array([fades ** (k + 1) for k in range(steps)])
         kept, cosine = 1 - left, 1 - left**1.5
         weights = np.array([1, 2, 0.4, 0.6, -0.3, 0.2])
-        table = np.outer(weights, lag_norms)
+        table = np.outer(weights, [*lag_norms, 0.1])
         table[0, 1:] = 0
         table[1:, 0] = 0
         table /= table.sum()
-        by_gate = np.outer(table.sum(axis=1), [0.3, 0.4, 0.2, 0.1])
+        by_gate = np.outer(table.sum(axis=1), [0.3, 0.3, 0.2, 0.1, 0.1])
         keeps = {
             str(level): int(np.argmax(cosine >= level)) + 1 for level in (0.9, 0.99)
         }
         snapshots.append(
             {
                 "update": update,
-                "num_steps": steps,
+                "num_steps": steps + 10,
+                "num_lags": steps,
                 "horizons": list(range(1, steps + 1)),
                 "cosine": cosine.tolist(),
                 "norm_ratio": kept.tolist(),
                 "keeps": keeps if update else keeps | {"0.99": None},
+                "recurrent": {
+                    "cosine": (1 - left).tolist(),
+                    "norm_ratio": (0.9 * kept).tolist(),
+                    "relative_bias": left.tolist(),
+                    "keeps": {"0.9": steps - 2, "0.99": None},
+                },
                 "lag_norms": lag_norms,
                 "lag_shares": table.sum(axis=0).tolist(),
                 "routes": routes,
@@ -251,7 +258,8 @@ def make_lags() -> Values:
                         zip(routes, table.sum(axis=1).tolist(), strict=True)
                     ),
                     "by_route_and_gate": by_gate.tolist(),
-                    "by_route_and_lag": table.tolist(),
+                    "by_route_and_lag": table[:, :-1].tolist(),
+                    "beyond": table[:, -1].tolist(),
                 },
             }
         )
@@ -380,6 +388,7 @@ FACTS = {
     "config": "compare_add",
     "seed": 0,
     "status": "finished",
+    "num_updates": 500,
     "began": "2026-03-01T09:12:44",
     "seconds": 312.4,
     "data": {"length": "endless", "lags": [5, 9]},
@@ -442,3 +451,8 @@ def save(folder: Path, made: Mapping[str, Values]) -> dict[str, Values]:
         arrays = make_arrays(values) if name == "accuracy" else {}
         found[name] = store.save(f"parts/{name}", Part(values, arrays), 1.0).values
     return found
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Changes facts of a comparison."""
+    Store.open(folder).note(**facts)
