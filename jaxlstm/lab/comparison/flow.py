@@ -25,8 +25,9 @@ from jaxlstm.diagnostics.transition import read_inputs
 from jaxlstm.diagnostics.walk import walk
 from jaxlstm.estimators import LossFn, Segment
 from jaxlstm.lab.comparison.problem import Part, Problem, as_dtype
+from jaxlstm.lab.comparison.windows import read_window
 from jaxlstm.model import Model, ModelParams
-from jaxlstm.types import Array
+from jaxlstm.types import Array, Key
 
 # Singular values are what takes time: at most so many lags, and steps for the terms.
 MOST_LAGS, MOST_STEPS = 48, 12
@@ -53,7 +54,8 @@ class Figures(NamedTuple):
 def measure(problem: Problem, *, num_segments: int = 1, num_examples: int = 2) -> Part:
     """Measures where the exact gradient of a window goes, and what the way is like.
 
-    In float64, on the first window of the training data, from the initial state.
+    In float64, on the first window of the training data, from the initial state; a
+    model with dropout draws there as it does in training.
 
     - Gradients by states and inputs of each layer, whose norms are over the batch.
     - Norms of ds_t/ds_{t-k} of the last step t, means over examples; beside them the
@@ -69,9 +71,9 @@ def measure(problem: Problem, *, num_segments: int = 1, num_examples: int = 2) -
     """
     with jax.enable_x64(True):
         model = problem.model("float64")
-        window = join(problem.window(0, num_segments))
-        segment = as_dtype(window, "float64")
-        lags = choose_lags(len(jax.tree.leaves(segment.inputs)[0]))
+        segment = as_dtype(read_window(problem, 0, num_segments).whole, "float64")
+        lags = choose_lags(len(segment.mask))
+        keys = jax.random.split(jax.random.key(0), problem.experiment.batch_size)
         loss_fn = problem.config.task.loss
         run = jax.jit(functools.partial(_compute, model, loss_fn, lags, num_examples))
         gated = model.layers and model.layers.cell.gated
@@ -79,14 +81,10 @@ def measure(problem: Problem, *, num_segments: int = 1, num_examples: int = 2) -
         snapshots = []
         for snapshot in problem.snapshots:
             problem.progress(f"gradient flow after update {snapshot.update:,}")
-            figures = jax.device_get(run(as_dtype(snapshot.params, "float64"), segment))
+            params = as_dtype(snapshot.params, "float64")
+            figures = jax.device_get(run(params, segment, keys))
             snapshots.append({"update": snapshot.update, **_write(figures, gates)})
     return Part({"snapshots": snapshots})
-
-
-def join(segments: Sequence[Segment]) -> Segment:
-    """Returns consecutive segments [T, B, ...] as one."""
-    return jax.tree.map(lambda *x: np.concatenate(x), *segments)
 
 
 def choose_lags(num_steps: int) -> list[int]:
@@ -112,29 +110,26 @@ def _compute(
     num_examples: int,
     params: ModelParams,
     segment: Segment,
+    keys: Key,
 ) -> Figures:
-    inputs = read_inputs(segment, begins=True)
-    few = Segment(
-        *jax.tree.map(
-            lambda x: x[:, :num_examples], (inputs.x, None, inputs.mask, inputs.reset)
-        )
-    )
-    flow = flow_norms(gradient_flow(model, loss_fn, params, segment))
-    products = jacobian_products(model, params, few, lags=lags)
+    few = jax.tree.map(lambda x: x[:, :num_examples], segment)
+    few_keys = keys[:num_examples]
+    flow = flow_norms(gradient_flow(model, loss_fn, params, segment, keys=keys))
+    products = jacobian_products(model, params, few, lags=lags, keys=few_keys)
     layers = model.layers
     if layers is None or layers.cell.gated is None:
         return Figures(flow, products, None, None, None)
     return Figures(
         flow,
         products,
-        forget_products(model, params, few, lags=lags),
-        saturation(model, params, segment),
-        _terms(model, params, few),
+        forget_products(model, params, few, lags=lags, keys=few_keys),
+        saturation(model, params, segment, keys=keys),
+        _terms(model, params, few, few_keys),
     )
 
 
 def _terms(
-    model: Model, params: ModelParams, segment: Segment
+    model: Model, params: ModelParams, segment: Segment, keys: Key
 ) -> tuple[dict[str, dict[str, Array]], ...] | None:
     """Returns the mean norms of the LSTM's terms, where there is a step before."""
     layers = params.recurrent.layers
@@ -143,8 +138,8 @@ def _terms(
     if not isinstance(layers[0], LSTMParams) or not last:
         return None
     start = model.initial_state(params, inputs.mask.shape[1:])
-    steps = walk(model, params, inputs, start)
-    gates = gate_values(model, params, segment)
+    steps = walk(model, params, inputs, start, keys)
+    gates = gate_values(model, params, segment, keys=keys)
     at = np.unique(np.linspace(1, last, MOST_STEPS).round().astype(int))
     there = inputs.mask[at] & inputs.mask[at - 1] & ~inputs.reset[at]
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxlstm.diagnostics import Curve, vanishing_curves
 from jaxlstm.diagnostics.transition import read_inputs
-from jaxlstm.lab.comparison.flow import as_figures, join
+from jaxlstm.lab.comparison.flow import as_figures
 from jaxlstm.lab.comparison.problem import Part, Problem, as_dtype
+from jaxlstm.lab.comparison.windows import read_window
 from jaxlstm.select import keep
 from jaxlstm.types import Array
 
@@ -75,9 +76,10 @@ def measure(
 def read_vectors(problem: Problem, num_steps: int) -> Array:
     """Returns the first training inputs as vectors [T, B, X]; masked ones are zero."""
     parts = problem.config.task.parts()
-    length = problem.config.sections.train.segment_length
-    segment = as_dtype(join(problem.window(0, -(-num_steps // length))), "float64")
-    x, mask, *_ = read_inputs(segment, begins=False)
+    count = -(-num_steps // problem.config.sections.train.segment_length)
+    while (window := read_window(problem, 0, count)).num_steps < num_steps:
+        count *= 2  # Segments may be shorter where an epoch ends.
+    x, mask, *_ = read_inputs(as_dtype(window.whole, "float64"), begins=False)
     if parts.symbols:
         x = jax.nn.one_hot(x, parts.input_size)
         x = keep(mask, x, jnp.zeros_like(x))

@@ -1,7 +1,6 @@
 """What is measured of gradient flow and vanishing gradients, against the library."""
 
 import json
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +16,9 @@ from jaxlstm.diagnostics import (
 )
 from jaxlstm.estimators import Segment
 from jaxlstm.lab.comparison import flow, vanishing
-from jaxlstm.lab.comparison.flow import as_figures, choose_lags, join
+from jaxlstm.lab.comparison.flow import as_figures, choose_lags
 from jaxlstm.lab.comparison.problem import Problem, Snapshot, as_dtype
+from jaxlstm.lab.comparison.windows import read_window
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.experiment import build
 from tests.helpers import assert_close, draw_like
@@ -48,7 +48,7 @@ def check_flow(problem, part, num_segments):
     with jax.enable_x64(True):
         model = problem.model("float64")
         params = as_dtype(problem.snapshots[1].params, "float64")
-        segment = as_dtype(join(problem.window(0, num_segments)), "float64")
+        segment = as_dtype(read_window(problem, 0, num_segments).whole, "float64")
         loss = problem.config.task.loss
         norms = jax.jit(lambda p: flow_norms(gradient_flow(model, loss, p, segment)))(
             params
@@ -188,8 +188,8 @@ def test_inputs_that_drive_are_vectors_without_holes(config):
     problem, _ = make_problem(config)
     with jax.enable_x64(True):
         x = np.asarray(vanishing.read_vectors(problem, 10))
-    whole: Any = join(problem.window(0, 3))
+    whole = read_window(problem, 0, 3).whole
     assert x.shape == (10, 2, 2) and np.isfinite(x).all()
-    there = whole.mask[:10] != 0
+    there = whole.mask[:10]
     assert_close(x[there], np.float64(whole.inputs[:10][there]))
     assert not x[~there].any()
