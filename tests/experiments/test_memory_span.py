@@ -65,7 +65,7 @@ def test_initial_norm_is_that_of_the_whole_jacobian(cell):
     norms = np.linalg.norm(jit(jax.vmap(jacobian))(segment.inputs.T), 2, axis=(1, 2))
     # The middle two of four are averaged as logarithms.
     expected = np.exp(np.median(np.log(norms)))
-    assert initial_norm([run]) == pytest.approx(expected, rel=1e-5)
+    assert initial_norm([run], [params]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_picture_has_what_the_files_hold():
@@ -129,18 +129,18 @@ def test_runs_are_those_of_the_laboratory(task, lag, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_script_measures_and_draws(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # With a rate out of all bounds, the loss is not finite, or large.
-    small = "--lags 2 3 4 --seeds 2 --updates 120 --rates 3e-2 1e30 --set".split()
+    # At the first rate nothing is learnt.
+    small = "--lags 2 3 --seeds 2 --updates 100 --rates 1e-9 3e-2 --set".split()
     options = "model.hidden_size=8", "task.num_symbols=2", "--cells", "rnn", "gru"
     main([*small, *options, "--out", "found.json"])
     printed = capsys.readouterr().out.splitlines()
     result = json.loads((tmp_path / "found.json").read_text())
-    assert set(result["cells"]) == {"rnn", "gru"}
+    assert list(result["cells"]) == ["rnn", "gru"]
     for points in result["cells"].values():
-        assert [p["lag"] for p in points] == [2, 3, 4]
+        assert [p["lag"] for p in points] == [2, 3]
         assert all(p["rate"] == 3e-2 and min(p["accuracy"]) > 0.9 for p in points)
-    assert len(printed) == 1 + 2 * 4
-    assert printed[4] == "rnn     under 90% on average: at no lag"
+    assert len(printed) == 1 + 2 * 3
+    assert printed[3] == "rnn     under 90% on average: at no lag"
     main(["--draw", "found.json", "--out", "picture.png"])
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
