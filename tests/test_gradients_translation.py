@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.pages import read_blocks, read_links, read_paragraphs, read_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,3 +63,10 @@ def test_each_language_begins_with_a_link_to_the_other():
 # In Markdown, bold text that ends in punctuation does not end before a letter.
 def test_bold_text_ends_where_it_should():
     assert not re.findall(r"[\u3002\uff0c\uff1a]\*\*\S", CHINESE)
+
+
+@pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=NAMES)
+def test_links_lead_somewhere(page):
+    links = read_links(page)
+    assert not [link for link in links if not (DOCS / link).exists()]
+    assert len(links) > 8

@@ -10,7 +10,7 @@ import pytest
 
 from jaxlstm import LSTMParams, LSTMState, lstm, lstm_cell, textbook
 from jaxlstm.textbook import TextbookReadout
-from tests.helpers import assert_close
+from tests.helpers import assert_close, jit
 
 T, B, X, H, Y = 4, 3, 5, 6, 2
 LOSSES = ["squared_error", "softmax_cross_entropy"]
@@ -80,7 +80,21 @@ def outputs_by_loop(params, inputs, state):
     return jnp.stack(outputs)
 
 
-@functools.partial(jax.jit, static_argnames=["run", "loss"])
+@functools.cache
+def compiled(function, **options):
+    """Returns a function of these options, compiled; the same one for the same."""
+    return jit(functools.partial(function, **options))
+
+
+def step_by_library(params, readout, state, x):
+    """Returns the next state, the gates, tanh(c) and the prediction."""
+    z = affine(x, params.w_x, params.b) + state.h @ params.w_h
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    gates = [jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)]
+    state, _ = lstm_cell(params, state, x)
+    return state, gates, jnp.tanh(state.c), affine(state.h, *readout)
+
+
 def oracle(arguments, targets, weights, *, run, loss):
     """Returns the loss of each step and the prediction, and all gradients."""
 
@@ -95,7 +109,6 @@ def oracle(arguments, targets, weights, *, run, loss):
     return values, grads
 
 
-@functools.partial(jax.jit, static_argnames=["loss"])
 def gradients_by_perturbation(arguments, targets, weights, *, loss):
     """Returns the gradients by what is added to z, c, h and the prediction of a step.
 
@@ -121,7 +134,6 @@ def gradients_by_perturbation(arguments, targets, weights, *, loss):
     return jax.grad(total)(zeros)
 
 
-@jax.jit
 def rest_of_sequence(arguments, cache, targets, weights):
     """Returns, for every step t, L(t+1) and its gradient by the state (h_t, c_t)."""
     params, readout, inputs, _ = arguments
@@ -145,7 +157,9 @@ def test_values_and_gradients_equal_autodiff(x64, run, steps, loss):
     for weights in (None, make_weights(steps)):
         cache, found = run_textbook(arguments, targets, loss=loss, weights=weights)
         factors = np.ones((steps, B)) if weights is None else weights
-        values, grads = oracle(arguments, targets, factors, run=run, loss=loss)
+        values, grads = compiled(oracle, run=run, loss=loss)(
+            arguments, targets, factors
+        )
 
         assert_close((found.loss, cache.prediction), values)
         assert_close(
@@ -159,15 +173,13 @@ def test_every_cache_is_what_the_cell_computes(x64):
     cache = textbook.forward(*arguments)
 
     for t in range(T):
-        z = affine(inputs[t], params.w_x, params.b) + state.h @ params.w_h
-        i, f, g, o = np.split(z, 4, axis=-1)
-        gates = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-        state, _ = lstm_cell(params, state, inputs[t])
+        state, gates, *rest = compiled(step_by_library)(
+            params, readout, state, inputs[t]
+        )
 
-        assert_close((cache.i[t], cache.f[t], cache.g[t], cache.o[t]), gates)
+        assert_close([cache.i[t], cache.f[t], cache.g[t], cache.o[t]], gates)
         assert_close((cache.h[t], cache.c[t]), tuple(state))
-        assert_close(cache.tanh_c[t], jnp.tanh(state.c))
-        assert_close(cache.prediction[t], affine(state.h, *readout))
+        assert_close([cache.tanh_c[t], cache.prediction[t]], rest)
     np.testing.assert_array_equal(cache.inputs, inputs)
     assert_close(cache.initial_state, arguments[3], tolerance=0)
 
@@ -177,7 +189,8 @@ def test_every_delta_is_the_gradient_by_its_own_quantity(x64, loss):
     arguments, targets, weights = make_arguments(), make_targets(loss), make_weights()
 
     _, found = run_textbook(arguments, targets, loss=loss, weights=weights)
-    dz, dc, dh, dp = gradients_by_perturbation(arguments, targets, weights, loss=loss)
+    perturb = compiled(gradients_by_perturbation, loss=loss)
+    dz, dc, dh, dp = perturb(arguments, targets, weights)
 
     gates = found.delta_i, found.delta_f, found.delta_g, found.delta_o
     assert_close(gates, tuple(jnp.split(dz, 4, axis=-1)))
@@ -189,7 +202,8 @@ def test_loss_to_come_is_that_of_the_rest_of_the_sequence(x64):
     arguments, targets, weights = make_arguments(), make_targets(loss), make_weights()
 
     cache, found = run_textbook(arguments, targets, loss=loss, weights=weights)
-    to_come, by_state = rest_of_sequence(arguments, cache, targets, weights)
+    rest = compiled(rest_of_sequence)
+    to_come, by_state = rest(arguments, cache, targets, weights)
 
     assert_close(found.loss_to_come[1:], to_come)
     later = found.delta_h_later[:-1], found.delta_c_later[:-1]
