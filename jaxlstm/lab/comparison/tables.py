@@ -204,7 +204,7 @@ def _advice(snapshots: Sequence[Values], figures: Sequence[Values]) -> list[str]
         cells = [f"{show(cosine)} / {show(ratio)}" for cosine, ratio in pairs]
         row = [show_count(snapshot["num_steps"]), *keeps, *cells]
         rows.append((f"{snapshot['update']:,}", row))
-    reasons = dict.fromkeys(("keep .9", "keep .99"), "the cosine stays lower")
+    reasons = dict.fromkeys(header[1:3], "the cosine stays lower")
     return _table("update", header, rows, reasons)
 
 

@@ -19,6 +19,9 @@ BLOCKS = [
     for n in (1, 2)
     for gate in ("input", "forget", "candidate", "output")
 ] + ["readout"]
+GATES = ["input", "forget", "candidate", "output", "readout"]
+ROUTES = ["same step", "state alone", *(f"through h: {gate}" for gate in GATES[:4])]
+LEVELS = "0.9", "0.99"
 LAGS, LENGTHS = [0, 1, 2, 4, 8, 16, 32], [16, 32, 64, 128]
 REFUSED, REASON = "rtrl", "would take at least 512.0 GiB of memory, and there are 24"
 
@@ -217,9 +220,6 @@ def make_races() -> Values:
 
 def make_lags() -> Values:
     """Returns values of the part lags."""
-    routes = ["same step", "state alone", "through h: input", "through h: forget"]
-    routes += ["through h: candidate", "through h: output"]
-    gates = ["input", "forget", "candidate", "output", "readout"]
     steps, snapshots = 40, []
     for update, fades in zip(SNAPSHOTS, (0.6, 0.85, 0.9), strict=True):
         lag_norms = [fades**k for k in range(steps)]
@@ -231,9 +231,7 @@ def make_lags() -> Values:
         table[1:, 0] = 0
         table /= table.sum()
         by_gate = np.outer(table.sum(axis=1), [0.3, 0.3, 0.2, 0.1, 0.1])
-        keeps = {
-            str(level): int(np.argmax(cosine >= level)) + 1 for level in (0.9, 0.99)
-        }
+        keeps = {level: int(np.argmax(cosine >= float(level))) + 1 for level in LEVELS}
         snapshots.append(
             {
                 "update": update,
@@ -251,11 +249,11 @@ def make_lags() -> Values:
                 },
                 "lag_norms": lag_norms,
                 "lag_shares": table.sum(axis=0).tolist(),
-                "routes": routes,
-                "gates": gates,
+                "routes": ROUTES,
+                "gates": GATES,
                 "path_shares": {
                     "by_route": dict(
-                        zip(routes, table.sum(axis=1).tolist(), strict=True)
+                        zip(ROUTES, table.sum(axis=1).tolist(), strict=True)
                     ),
                     "by_route_and_gate": by_gate.tolist(),
                     "by_route_and_lag": table[:, :-1].tolist(),
