@@ -35,7 +35,8 @@ FREE = frozenset(
     dynamic_slice dynamic_update_slice edge expand_dims gather iota max min
     optimization_barrier pad pbroadcast pcast ppermute pvary reduce_max reduce_min
     reduce_precision reshape rev scatter scatter-max scatter-min select_n
-    sharding_constraint slice sort split squeeze stack tile top_k transpose
+    sharding_constraint slice sort split squeeze stack stop_gradient tile top_k
+    transpose
     """.split()
 )
 # Functions that an equation calls once, by the parameter that holds them.

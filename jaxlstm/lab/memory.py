@@ -67,7 +67,7 @@ def check_memory(experiment: "Experiment") -> None:
       UserError: by the key to lower.
     """
     sections, trainer = experiment.config.sections, experiment.trainer
-    limit, shared = _limit(trainer.mesh.devices.flat[0])
+    limit, shared = device_memory(trainer.mesh.devices.flat[0])
     if limit is None:
         return
     with warnings.catch_warnings():
@@ -114,8 +114,8 @@ def check_memory(experiment: "Experiment") -> None:
     if needed > limit:
         raise UserError(
             f"[estimator] shadow = [{', '.join(shadow.estimators)}]: comparing would "
-            f"take at least {_describe(needed)} of memory, and there are "
-            f"{_describe(limit)}; leave it out, or compare with others"
+            f"take at least {describe_bytes(needed)} of memory, and there are "
+            f"{describe_bytes(limit)}; leave it out, or compare with others"
         )
 
 
@@ -140,12 +140,13 @@ def _refuse_above(
     key = max((k for k in keys if k in sizes), key=lambda k: sizes[k] / USUAL[k])
     raise UserError(
         f"{_name(key, sizes[key])}: training would take at least "
-        f"{_describe(needed)} of memory, and there are {_describe(limit)}; lower it"
+        f"{describe_bytes(needed)} of memory, and there are {describe_bytes(limit)}; "
+        "lower it"
     )
 
 
-def _limit(device: Any) -> tuple[int | None, bool]:
-    """Returns the bytes there are, and whether all devices share them."""
+def device_memory(device: Any) -> tuple[int | None, bool]:
+    """Returns the bytes that a device has, and whether all share them."""
     if device.platform == "cpu":
         return memory_limit(), True
     return (device.memory_stats() or {}).get("bytes_limit"), False
@@ -190,7 +191,8 @@ def _name(key: str, value: int) -> str:
     return f"[{section}] {name} = {value}"
 
 
-def _describe(size: int) -> str:
+def describe_bytes(size: int) -> str:
+    """Returns a number of bytes in words, by a power of 1024."""
     for unit, factor in UNITS.items():
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"

@@ -59,6 +59,15 @@ def test_entries_and_sums():
     assert count(lambda x: jnp.where(x > 0, x, jnp.max(x)).T.reshape(-1)[::-1], x) == 0
 
 
+def test_a_cross_entropy_of_symbols_is_counted():
+    def loss(table, logits, symbols):
+        logits = logits + table[symbols]
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), symbols])
+
+    symbols = shape(6, dtype="int32")
+    assert count(jax.grad(loss), shape(9, 5), shape(6, 5), symbols) > 6 * 5
+
+
 def test_what_is_not_used_is_not_counted():
     def run(x):
         y, _ = jax.lax.scan(lambda y, _: (y + 1, jnp.tanh(y)), x, length=5)

@@ -108,10 +108,10 @@ def test_devices_with_memory_of_their_own_share_the_batch(
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 3 * GIB}
 
-    limit = memory._limit(Accelerator())  # type: ignore[arg-type]
+    limit = memory.device_memory(Accelerator())  # type: ignore[arg-type]
     assert limit == (3 * GIB, False)
 
-    monkeypatch.setattr(memory, "_limit", lambda _: limit)
+    monkeypatch.setattr(memory, "device_memory", lambda _: limit)
     check_memory(put_together(config, "train.batch_size=14000000", "devices=2"))
     with pytest.raises(UserError, match="batch_size = 14000000"):
         check_memory(put_together(config, "train.batch_size=14000000", "devices=1"))
