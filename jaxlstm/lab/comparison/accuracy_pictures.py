@@ -17,11 +17,8 @@ from jaxlstm.lab.comparison.looks import (
     set_logarithmic,
     set_title,
 )
-from jaxlstm.lab.comparison.material import Values, measured
+from jaxlstm.lab.comparison.material import ROUNDING, Values, measured
 from jaxlstm.lab.errors import printable
-
-# A relative bias below is one of float64.
-ROUNDING = 1e-9
 
 
 def draw_reach(values: Values, looks: Looks) -> Figure:

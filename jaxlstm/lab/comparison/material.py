@@ -11,6 +11,8 @@ from jaxlstm.lab.runs import CONFIG
 
 # What is measured, in the order of the report.
 NAMES = "accuracy", "costs", "races", "lags", "flow", "vanishing"
+# A relative bias below is one of float64.
+ROUNDING = 1e-9
 
 Values = Mapping[str, Any]
 

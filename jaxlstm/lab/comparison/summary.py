@@ -5,10 +5,8 @@ from typing import Any
 
 from jaxlstm.lab.comparison.flow_tables import VANISHED, find_vanished
 from jaxlstm.lab.comparison.markdown import code, join, plain, show
-from jaxlstm.lab.comparison.material import Material, Values, measured
+from jaxlstm.lab.comparison.material import ROUNDING, Material, Values, measured
 
-# A relative bias below is one of float64.
-ROUNDING = 1e-6
 KEPT = 0.99
 
 
@@ -105,10 +103,10 @@ def _winners(races: Values) -> Iterator[str]:
             for label, end in ends.items()
             if label != best and end["low"] <= ends[best]["high"]
         ]
-        spread = f", within whose seeds' range {join(near)} reach too" if near else ""
+        spread = f" (within the range of its seeds: {join(near)})" if near else ""
         told.append(
             f"at equal {place} {code(best)} has the lowest {plain(races['split'])} "
-            f"loss, {ends[best]['mean']:.4g}{spread}"
+            f"loss, {ends[best]['mean']:#.4g}{spread}"
         )
     if told:
         text = "; ".join(told)

@@ -1,0 +1,116 @@
+"""The sentences at the head of a report say what the figures say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxlstm.lab.comparison.material import Material
+from jaxlstm.lab.comparison.summary import summarise
+from tests.lab.comparison import parts
+
+
+def say(**made: Any) -> str:
+    return " ".join(summarise(Material(Path(), {}, {}, made, None)))
+
+
+def test_whole_comparison_takes_six_sentences():
+    made = {name: make() for name, make in parts.MAKERS.items()}
+    assert len(summarise(Material(Path(), {}, {}, made, None))) == 6
+
+
+def test_nothing_is_said_of_what_was_not_measured():
+    assert say() == "Nothing has been measured yet."
+
+
+def test_exact_ones_are_named():
+    text = say(accuracy=parts.make_accuracy())
+    assert text.startswith("`bptt` gives the exact gradient of a window, to rounding,")
+
+
+def test_exact_at_one_snapshot_alone_is_not_exact():
+    accuracy = parts.make_accuracy()
+    accuracy["snapshots"][1]["members"]["bptt"]["frozen"]["relative_bias"] = 0.001
+    assert say(accuracy=accuracy).startswith(
+        "No estimator gives the exact gradient of a window; the nearest is `bptt`, "
+        "whose mean is off by at most 0.00100 of it."
+    )
+
+
+def test_cheapest_of_those_that_keep_the_direction():
+    accuracy, costs = parts.make_accuracy(), parts.make_costs()
+    for snapshot in accuracy["snapshots"]:
+        for label, cosine in [("tbptt(horizon=4)", 0.991), ("h_detach", 0.99)]:
+            snapshot["members"][label]["frozen"]["cosine"] = cosine
+    text = say(accuracy=accuracy, costs=costs)
+    assert "3 of 12 keep a cosine of 0.99 at every snapshot" in text
+    assert "the fastest of them is `tbptt(horizon=4)`, with 1.10 ms a segment" in text
+    accuracy["snapshots"][0]["members"]["tbptt(horizon=4)"]["frozen"]["cosine"] = 0.98
+    text = say(accuracy=accuracy, costs=costs)
+    assert "2 of 12" in text and "`bptt`, with 1.20 ms" in text
+    assert "fastest" not in say(accuracy=accuracy)
+
+
+def test_nobody_keeps_the_direction():
+    accuracy = parts.make_accuracy()
+    accuracy["snapshots"][0]["members"]["bptt"]["frozen"]["cosine"] = None
+    text = say(accuracy=accuracy, costs=parts.make_costs())
+    assert "No estimator keeps a cosine of 0.99 at every snapshot." in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (37, "37 steps keep a cosine of 0.99"),
+        (1, "one step keeps a cosine of 0.99"),
+        (None, "no truncation within 50 steps keeps a cosine of 0.99"),
+    ],
+)
+def test_truncation(steps, told):
+    lags = parts.make_lags()
+    lags["snapshots"][-1]["keeps"]["0.99"] = steps
+    text = say(lags=lags)
+    assert text.startswith(f"After update 500, {told} with the exact gradient; ")
+    share = 100 * lags["snapshots"][-1]["path_shares"]["by_route"]["state alone"]
+    assert text.endswith(f"by state alone, {share:.1f} %.")
+
+
+def test_winner_and_who_is_within_its_range():
+    races = parts.make_races()
+    ends = races["members"]["eprop"]
+    ends["at_equal_seconds"] |= {"mean": 0.4, "low": 0.39, "high": 0.4552}
+    assert say(races=races) == (
+        "At equal steps `bptt` has the lowest validation loss, 0.4571; at equal "
+        "seconds `eprop` has the lowest validation loss, 0.4000 (within the range of "
+        "its seeds: `bptt`)."
+    )
+
+
+def test_diverged_ones_win_nothing():
+    races = parts.make_races()
+    none = {"mean": None, "low": None, "high": None}
+    for label, member in races["members"].items():
+        if label not in ("uoro", parts.REFUSED):
+            member["at_equal_updates"] |= none
+            member["at_equal_seconds"] |= none
+    assert "`uoro` has the lowest validation loss, 0.6309;" in say(races=races)
+
+
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        ([0.5, 0.009, 0.02, 0.001], "falls below 1 % after 8 steps"),
+        ([0.5, 0.4, 0.3, 0.2], "stays above 1 % over all 8 steps"),
+        ([0.5, None, 0.001, 0.0], "falls below 1 % after 4 steps"),
+    ],
+)
+def test_where_the_gradient_vanishes(norms, told):
+    flow = parts.make_flow()
+    flow["snapshots"][-1]["jacobians"] |= {"k": [1, 2, 4, 8], "spectral": norms}
+    assert told in say(flow=flow)
+
+
+def test_fastest_and_slowest_rate():
+    text = say(vanishing=parts.make_vanishing())
+    assert "fades fastest in rnn, gain 0.5, by 0.490 a step (0.500 predicted)" in text
+    assert text.endswith("in rnn, gain 2.0 the factor is 1.40.")
