@@ -17,7 +17,9 @@ import jaxlstm
 from jaxlstm.lab.cache import keep_compiled
 from jaxlstm.lab.checkpoints import DamagedCheckpoint
 from jaxlstm.lab.comparison.course import carry_out
+from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import LeftOut, Plan, begin, make_plan, reopen
+from jaxlstm.lab.comparison.report import write_report
 from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
@@ -105,7 +107,14 @@ def compare(
             _compare(*reopen(out, loaded))
         return
     folder = choose_folder(loaded, out)
-    plan = make_plan(loaded, str(config))
+    with Display(console, ["plan"]) as display, StopRequest() as request:
+        display.begin("plan")
+        try:
+            request.raise_at_once()
+            plan = make_plan(loaded, str(config), display.say)
+        except Interrupted as interrupted:
+            console.print("stopped; nothing was made")
+            sys.exit(128 + interrupted.signal)
     with claim_folder(folder, named=out is not None) as folder:
         _compare(begin(folder, plan), plan)
 
@@ -214,8 +223,6 @@ def plot(
         The picture of several runs; by default comparison.png.
     """
     if (run / COMPARISON).is_file() and not runs and out is None:
-        from jaxlstm.lab.comparison.report import write_report
-
         for file in write_report(run):
             console.print(str(file), soft_wrap=True)
         return

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,27 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxlstm.lab.comparison import accuracy, costs, flow, lags, races, vanishing
 from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import Plan
 from jaxlstm.lab.comparison.problem import Part, Problem
 from jaxlstm.lab.comparison.reference import REFERENCE, train_reference
+from jaxlstm.lab.comparison.report import write_report
 from jaxlstm.lab.comparison.store import PARTS, Store
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.schema import CompareSection
 from jaxlstm.lab.signals import Interrupted, StopRequest
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(f"jaxlstm.lab.comparison.{name}")
-    except (ImportError, SyntaxError):
-        return None
-
-
-costs, accuracy, lags, flow, vanishing, races = map(
-    _module, ("costs", "accuracy", "lags", "flow", "vanishing", "races")
-)
-
 
 # How often the time of each segment is taken.
 REPEATS = 20
@@ -114,8 +102,7 @@ def carry_out(
     try:
         _measure_all(store, plan, console, request)
         note("measured")
-        report = _module("report")
-        files = report.write_report(store.path) if report else []
+        files = write_report(store.path)
         note("finished")
     except Interrupted:
         note("stopped")
@@ -133,8 +120,7 @@ def _measure_all(
 ) -> None:
     section = plan.config.sections.compare
     assert section is not None
-    measurements = {n: m for n, m in MEASUREMENTS.items() if _module(n)}
-    names = REFERENCE, *measurements
+    names = REFERENCE, *MEASUREMENTS
     # It has a display of its own.
     Display(console, names, live=False).begin(REFERENCE)
     snapshots = train_reference(store, plan.experiment, console, request)
@@ -147,7 +133,7 @@ def _measure_all(
             request.check()
             display.say(text)
 
-        for name, measure in measurements.items():
+        for name, measure in MEASUREMENTS.items():
             display.begin(name)
             own = problem._replace(
                 progress=progress, keep=functools.partial(store.piece, name)

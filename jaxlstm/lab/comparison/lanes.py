@@ -71,7 +71,9 @@ class Track:
         self._begin_split = self.map(
             lambda params, _: model.initial_state(params, (batch_size,))
         )
-        self._sum_up = self.map(lambda lane, count: evaluator.sum_up(*lane, count))
+        self._sum_up = self.map(
+            lambda lane, count: evaluator.sum_up(lane[0], lane[1], lane[2], count)
+        )
 
     def map(self, function: Callable[[Any, Array], Any]) -> Callable[..., Any]:
         """Returns a function of all lanes, [W, ...], and of what is alike in them.

@@ -7,15 +7,8 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-try:
-    from jaxlstm.lab.comparison.costs import check_feasible
-except (ImportError, SyntaxError):
-
-    def check_feasible(problem, member):
-        return None
-
-
-from jaxlstm.lab.comparison.problem import Member, Problem
+from jaxlstm.lab.comparison.costs import check_feasible
+from jaxlstm.lab.comparison.problem import Member, Problem, Progress
 from jaxlstm.lab.comparison.reference import choose_updates
 from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import Config, import_path, load_config
@@ -50,12 +43,15 @@ class Plan(NamedTuple):
         return self.experiment.config
 
 
-def make_plan(config: Config, where: str) -> Plan:
+def make_plan(
+    config: Config, where: str, progress: Progress = lambda text: None
+) -> Plan:
     """Puts together what a comparison is made of, and refuses what cannot be.
 
     Args:
       config: the config.
       where: the file, for errors.
+      progress: told what is looked at.
 
     Raises:
       UserError: it cannot be compared as the config says.
@@ -76,6 +72,7 @@ def make_plan(config: Config, where: str) -> Plan:
         raise UserError(*faults)
     members, refused = [], {}
     for member in problem.members:
+        progress(f"whether there is the memory for {member.label}")
         reason = check_feasible(problem, member)
         if reason is None:
             members.append(member)

@@ -64,9 +64,9 @@ def measure(
     seeds = [(first + n) % 2**32 for n in range(num_seeds)]
 
     devices = problem.experiment.trainer.mesh.devices.flat
-    # A core takes one lane after the other; others take all at once.
-    one = devices[0].platform == "cpu"
-    width = len(devices) if one else max(len(learning_rates), num_seeds - 1)
+    # A core makes one lane after the other, other devices make all at once.
+    on_cores = devices[0].platform == "cpu"
+    width = 1 if on_cores else max(len(learning_rates), num_seeds - 1)
     track = Track(problem, num_updates=num_updates, split=split, width=width)
     members = {}
     for member in problem.members:
@@ -159,7 +159,9 @@ def _race(
             part = wanted[n : n + track.width]
             track.problem.progress(f"{label}, {told} {n + 1} to {n + len(part)}")
             found = lanes.run(part, updates)
-            curves += [[None if np.isnan(x) else x for x in row] for row in found]
+            curves += [
+                [None if math.isnan(x) else x for x in row] for row in found.tolist()
+            ]
         return curves
 
     grid = [Lane(seeds[0], rate) for rate in learning_rates]
