@@ -135,6 +135,9 @@ def vanishing_curves(
     Raises:
       OptionError: a gain is negative, or there is no such lag.
     """
+    negative = [gain for gain in gains if not gain >= 0]
+    if negative:
+        raise OptionError(f"gains: value is {negative[0]}; use numbers from 0 on")
     inputs = jnp.asarray(inputs, jnp.result_type(float))
     wanted = read_lags(lags, len(inputs))
     curves = []
@@ -161,13 +164,7 @@ def vanishing_curves(
 
 
 def with_gain(params: ModelParams, gain: float) -> ModelParams:
-    """Returns parameters whose recurrent weights are multiplied by a gain.
-
-    Raises:
-      OptionError: the gain is negative.
-    """
-    if not gain >= 0:
-        raise OptionError(f"gains: value is {gain}; use numbers from 0 on")
+    """Returns parameters whose recurrent weights are multiplied by a gain."""
     layers = tuple(
         layer._replace(w_h=gain * layer.w_h) for layer in params.recurrent.layers
     )

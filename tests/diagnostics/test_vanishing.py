@@ -13,10 +13,11 @@ from jaxlstm.diagnostics import (
     step_jacobians,
     vanishing_curves,
 )
-from jaxlstm.diagnostics.vanishing import CELLS
+from jaxlstm.diagnostics.vanishing import CELLS, with_forget_bias, with_gain
 from jaxlstm.estimators import Segment
 from jaxlstm.model import make_model
 from jaxlstm.shapes import OptionError
+from tests.helpers import jit
 
 H, X, T = 6, 2, 24
 KEY = jax.random.key(4)
@@ -73,6 +74,22 @@ def check_curve(curve):
     assert curve.rest.rate.error < 1e-13
 
 
+@pytest.mark.parametrize(
+    ("name", "gain", "bias"), [("rnn", 0.9, None), ("gru", 1.5, None), ("lstm", 2, 3.0)]
+)
+def test_radius_at_rest_is_that_of_the_weights(x64, name, gain, bias):
+    model, params = drawn(CELLS[name])
+    params = with_forget_bias(with_gain(params, gain), bias)
+    start = model.initial_state(params, (1,))
+    rest = Segment(np.zeros((1, 1, X)), None)
+    jacobians = jit(lambda p: step_jacobians(model, p, rest, state=start))(params)
+    eigenvalues = gain * candidate_eigenvalues(name) / (1 if name == "rnn" else 4)
+    centre = {"rnn": 0, "gru": 0.5, "lstm": sigmoid(3.0)}[name]
+    expected = np.max(np.abs(centre + eigenvalues))
+    assert spectral_radius(jacobians[0, 0]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
 def test_rates_of_the_lstm_by_forget_bias_are_those_of_its_spectrum(x64):
     curves = measure(gains=(), forget_biases=(0.0, 3.0), lags=(1, 5, T))
     assert [(c.cell, c.gain, c.forget_bias) for c in curves] == [
