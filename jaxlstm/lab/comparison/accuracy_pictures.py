@@ -45,7 +45,7 @@ def draw_reach(values: Values, looks: Looks) -> Figure:
         "How far back each estimator sees: gradient of one loss, after sequences of "
         f"growing length (update {reach['update']:,})",
     )
-    legend_outside(figure, left)
+    legend_outside(figure, left, looks=looks)
     return figure
 
 
@@ -83,7 +83,7 @@ def draw_bias_and_variance(values: Values, looks: Looks) -> Figure:
         style = {"transform": draws.get_yaxis_transform(), "va": "center", **NOTE}
         draws.text(0.03, least, "exact, but for rounding", **style)
         fixed.set_ylim(bottom=least / 5)
-    if any(member["noise_floor"] for member in members.values()):
+    if draws.lines:
         grey: Any = {"color": "0.35", "linestyle": "none"}
         data.plot(
             [], [], marker="_", markersize=14, label="noise floor of the draws", **grey
@@ -98,7 +98,7 @@ def draw_bias_and_variance(values: Values, looks: Looks) -> Figure:
         f"Bias against variance (update {snapshot['update']:,}): lower is closer to "
         "the exact gradient, further left is less noisy",
     )
-    legend_outside(figure, fixed, draws, data)
+    legend_outside(figure, fixed, draws, data, looks=looks)
     return figure
 
 
@@ -118,6 +118,7 @@ def _draw_bias(axes: Axes, x: float, member: Values, look: Any, least: float) ->
 
 def draw_alignment(values: Values, looks: Looks) -> Figure:
     """Draws the cosine between each two mean gradients, with its number."""
+    del looks
     snapshot = values["snapshots"][-1]
     labels = snapshot["alignment"]["labels"]
     cosine = np.array([numbers(row) for row in snapshot["alignment"]["cosine"]])

@@ -52,7 +52,7 @@ def draw_scaling(values: Values, looks: Looks) -> Figure:
         f"What a gradient costs (batch of {values['batch_size']}): flat is the same "
         "for any length, steeper than the grey line is worse than proportional",
     )
-    legend_outside(figure, left)
+    legend_outside(figure, left, looks=looks)
     return figure
 
 
@@ -93,7 +93,7 @@ def draw_races(values: Values, looks: Looks) -> Figure:
         "Who learns best, each with its own learning rate: mean and range over "
         f"{len(values['seeds'])} seeds",
     )
-    legend_outside(figure, left, right)
+    legend_outside(figure, left, right, looks=looks)
     return figure
 
 

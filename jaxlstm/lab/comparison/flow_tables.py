@@ -11,6 +11,8 @@ from jaxlstm.lab.comparison.material import Values
 
 # A gradient below this share of what it was counts as vanished.
 VANISHED = 0.01
+# A rate above that is 1 to three digits, and fades too slowly to be told.
+FLAT = 0.9995
 
 
 def flow(values: Values) -> list[str]:
@@ -23,10 +25,11 @@ def flow(values: Values) -> list[str]:
                     continue
                 curve = numbers(layer[name])
                 cells = [f"{snapshot['update']:,}", plain(layer["name"]), f"d/d{name}"]
-                ratio = curve[0] / curve[-1] if curve[-1] else math.nan
-                rows.append([*cells, *map(show, (curve[0], curve[-1], ratio))])
+                largest = np.fmax.reduce(curve)
+                ratio = curve[0] / largest if largest else math.nan
+                rows.append([*cells, *map(show, (curve[0], largest, ratio))])
     return table(
-        ["update", "layer", "gradient", "first step", "last step", "first / last"],
+        ["update", "layer", "gradient", "first step", "largest", "first / largest"],
         rows,
     )
 
@@ -81,7 +84,7 @@ def vanishing(values: Values) -> list[str]:
     rows, sources = [], {}
     for curve in values["curves"]:
         rate = curve["rate"] or math.nan
-        fades = 0 < rate < 1
+        fades = 0 < rate < FLAT
         steps = math.ceil(math.log(VANISHED) / math.log(rate)) if fades else None
         cells = [
             _with_error(curve["rate"], curve.get("rate_error")),
@@ -110,7 +113,10 @@ def vanishing(values: Values) -> list[str]:
 
 
 def _with_error(value: float | None, error: float | None) -> str:
-    return show(value) if not error else f"{show(value)} ± {show(error)}"
+    """Returns a figure, and its error where the three digits are not all certain."""
+    if value is None or error is None or error < 5e-4 * abs(value):
+        return show(value)
+    return f"{show(value)} ± {show(error)}"
 
 
 def find_vanished(k: Sequence[int], norms: Sequence[float | None]) -> int | None:

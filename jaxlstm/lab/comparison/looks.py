@@ -48,12 +48,24 @@ def numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def legend_outside(figure: Figure, *axes: Axes, title: str | None = None) -> None:
-    """Puts one legend of several axes to the right, each label once."""
+def legend_outside(
+    figure: Figure, *axes: Axes, looks: Looks | None = None, title: str | None = None
+) -> None:
+    """Puts one legend of several axes to the right, each label once.
+
+    Args:
+      figure: of the axes.
+      axes: whose legend it is.
+      looks: of estimators, which stand first, in their order.
+      title: above it.
+    """
     found: dict[str, Any] = {}
     for each in axes:
         handles, labels = each.get_legend_handles_labels()
         found = dict(zip(labels, handles, strict=True)) | found
+    members = [look["label"] for look in (looks or {}).values()]
+    first = {label: found.pop(label) for label in members if label in found}
+    found = first | found
     if found:
         figure.legend(
             list(found.values()),

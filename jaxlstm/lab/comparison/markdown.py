@@ -77,7 +77,8 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> s
 
 
 def _is_of_figures(column: Sequence[str]) -> bool:
-    return all(re.match(r"n/a|[<±+-]? ?\d|< floor|$", cell) for cell in column)
+    figure = re.compile(r"n/a|[<>-]? ?\d|< floor|$")
+    return any(column) and all(map(figure.match, column))
 
 
 def _width(text: str) -> int:

@@ -21,6 +21,8 @@ from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.plots import STYLE, save
 from jaxlstm.lab.runs import PLOTS
 
+# At which a picture of many panels stays below 200 kB.
+DPI = 90
 REPORT, DOCUMENT, LONG_TABLE = "report.md", "report.json", "report.csv"
 
 # Files and caption of each picture, by its name in `PICTURES`.
@@ -61,7 +63,7 @@ def _draw(material: Material) -> Pictures:
         plots.mkdir(exist_ok=True)
     except OSError as error:
         raise cannot_write(plots, error) from None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"figure.dpi": DPI}):
         return {
             picture.name: (
                 [save(figure, plots / f"{n}.png") for n, figure in figures.items()],

@@ -57,9 +57,14 @@ def _cheapest(accuracy: Values, costs: Values | None) -> Iterator[str]:
     }
     if times:
         label = min(times, key=lambda name: times[name])
+        if len(keep) == 1:
+            who = f"{code(label)} alone, of {len(worst)},"
+        else:
+            who = f"Of {len(worst)} estimators, {len(keep)}"
+        fastest = f"; the fastest is {code(label)}" if len(keep) > 1 else ""
         yield (
-            f"{len(keep)} of {len(worst)} keep a cosine of {KEPT:g} at every snapshot "
-            f"in the mean over draws; the fastest of them is {code(label)}, with "
+            f"{who} keep{'s' * (len(keep) == 1)} a cosine of {KEPT:g} at every "
+            f"snapshot, in the mean over draws{fastest}, with "
             f"{show(1000 * times[label])} ms a segment."
         )
 
@@ -138,8 +143,8 @@ def _vanishing(flow: Values | None, vanishing: Values | None) -> Iterator[str]:
         )
         yield (
             f"Of the fresh nets the gradient fades fastest in {plain(least['label'])}, "
-            f"by {show(least['rate'])} a step{predicted}; in {plain(most['label'])} "
-            f"the factor is {show(most['rate'])}."
+            f"by a factor of {show(least['rate'])} a step{predicted}; in "
+            f"{plain(most['label'])} the factor is {show(most['rate'])}."
         )
 
 

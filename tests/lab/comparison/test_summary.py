@@ -43,12 +43,15 @@ def test_cheapest_of_those_that_keep_the_direction():
         for label, cosine in [("tbptt(horizon=4)", 0.991), ("h_detach", 0.99)]:
             snapshot["members"][label]["frozen"]["cosine"] = cosine
     text = say(accuracy=accuracy, costs=costs)
-    assert "3 of 12 keep a cosine of 0.99 at every snapshot" in text
-    assert "the fastest of them is `tbptt(horizon=4)`, with 1.10 ms a segment" in text
+    assert "Of 12 estimators, 3 keep a cosine of 0.99 at every snapshot" in text
+    assert "; the fastest is `tbptt(horizon=4)`, with 1.10 ms a segment." in text
     accuracy["snapshots"][0]["members"]["tbptt(horizon=4)"]["frozen"]["cosine"] = 0.98
     text = say(accuracy=accuracy, costs=costs)
-    assert "2 of 12" in text and "`bptt`, with 1.20 ms" in text
+    assert "Of 12 estimators, 2 keep" in text and "`bptt`, with 1.20 ms" in text
     assert "fastest" not in say(accuracy=accuracy)
+    accuracy["snapshots"][0]["members"]["h_detach"]["frozen"]["cosine"] = 0.98
+    text = say(accuracy=accuracy, costs=costs)
+    assert "`bptt` alone, of 12, keeps a cosine of 0.99 at every snapshot" in text
 
 
 def test_nobody_keeps_the_direction():
@@ -112,5 +115,6 @@ def test_where_the_gradient_vanishes(norms, told):
 
 def test_fastest_and_slowest_rate():
     text = say(vanishing=parts.make_vanishing())
-    assert "fades fastest in rnn, gain 0.5, by 0.490 a step (0.500 predicted)" in text
+    expected = "fastest in rnn, gain 0.5, by a factor of 0.490 a step (0.500 predicted)"
+    assert expected in text
     assert text.endswith("in rnn, gain 2.0 the factor is 1.40.")
