@@ -25,6 +25,7 @@ from tests.estimators.patterns import (
 )
 from tests.estimators.problems import B, X, Y, make_segment, problem, squared_error
 from tests.helpers import assert_close, jit
+from tests.toy_cells import TOY_CELLS
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -300,3 +301,20 @@ def test_model_of_ones_own_is_refused():
     made, params = problem_of("lstm")
     with pytest.raises(OptionError, match=r"model: does not say how its step is made"):
         path_gradients(Model(*made[:5]), squared_error, params, make_segment())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "through"),
+    [("normalised", 1), ("without_bias", 1), ("without_recurrence", 0)],
+)
+def test_gated_forms_of_all_kinds(name, through):
+    model, params = problem(TOY_CELLS[name])
+    paths, lags = resolve(model, params, make_segment())
+    assert len(paths.routes) == 2 + through
+    member = bptt(model, squared_error)
+    state = initial(member, params)
+    expected = jit(member.estimate)(params, state, make_segment())[0].grads
+    assert_close(paths.total, expected)
+    by_lag = paths.by_route_and_lag.sum(axis=0)[:-1]
+    np.testing.assert_allclose(by_lag, advise(lags).lag_shares, atol=1e-12)
