@@ -1,6 +1,6 @@
 """Pictures of gradient flow, and of where gradients vanish and explode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -181,25 +181,29 @@ def _draw_gates(snapshots: Sequence[Values]) -> Figure:
     names = list(snapshots[0]["saturation"])
     figure = Figure(figsize=(2 + 1.8 * len(names), 3.6), layout="constrained")
     axes = figure.subplots()
-    _bars(
-        axes,
-        names,
-        snapshots,
-        lambda snapshot, name: snapshot["saturation"][name]["high"],
-    )
-    _bars(
-        axes,
-        names,
-        snapshots,
-        lambda snapshot, name: _negated(snapshot["saturation"][name]["low"]),
-        labelled=False,
-    )
+
+    def high(snapshot: Values, name: str) -> float | None:
+        return snapshot["saturation"][name]["high"]
+
+    def low(snapshot: Values, name: str) -> float | None:
+        share = snapshot["saturation"][name]["low"]
+        return None if share is None else -share
+
+    _bars(axes, names, snapshots, high)
+    _bars(axes, names, snapshots, low, labelled=False)
+    shares = [
+        abs(end(snapshot, name) or 0)
+        for snapshot in snapshots
+        for name in names
+        for end in (high, low)
+    ]
+    most = 1.3 * max(0.05, *shares)
     axes.axhline(0, color="0.3", linewidth=1)
-    axes.set(ylim=(-1, 1), ylabel="share of values")
-    axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", "0.5", "0", "0.5", "1"])
-    for y, text in ((0.95, "open: above 0.9"), (-0.95, "shut: below 0.1 (tanh: -0.9)")):
-        va = "top" if y > 0 else "bottom"
-        axes.text(0.01, (y + 1) / 2, text, transform=axes.transAxes, va=va, **NOTE)
+    axes.set(ylim=(-most, most), ylabel="share of values")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")
+    place: Any = {"transform": axes.transAxes, **NOTE}
+    axes.text(0.01, 0.98, "open: above 0.9", va="top", **place)
+    axes.text(0.01, 0.02, "shut: below 0.1 (tanh: -0.9)", va="bottom", **place)
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     set_title(figure, "Gates at their ends, where they pass no gradient of their own")
     return figure
@@ -231,14 +235,14 @@ def _bars(
     axes: Axes,
     names: Sequence[str],
     snapshots: Sequence[Values],
-    figure: Any,
+    height: Callable[[Values, str], float | None],
     *,
     labelled: bool = True,
 ) -> None:
     """Draws a group of bars for each name, one bar for each snapshot."""
     width = 0.8 / len(snapshots)
     for n, (colour, snapshot) in enumerate(_coloured(snapshots)):
-        heights = numbers([figure(snapshot, name) for name in names])
+        heights = numbers([height(snapshot, name) for name in names])
         places = np.arange(len(names)) + (n - (len(snapshots) - 1) / 2) * width
         label = f"update {snapshot['update']:,}" if labelled else None
         axes.bar(places, heights, width, color=colour, label=label)
@@ -254,7 +258,3 @@ def _positive(values: Sequence[float | None]) -> np.ndarray:
     """Returns figures in float64; NaN, which is not drawn, where a log has none."""
     found = numbers(values)
     return np.where(found > 0, found, np.nan)
-
-
-def _negated(value: float | None) -> float | None:
-    return None if value is None else -value

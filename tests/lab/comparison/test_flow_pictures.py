@@ -126,6 +126,7 @@ def test_flow_of_an_lstm_has_four_pictures():
     np.testing.assert_array_equal(products["product of forget gates"], [0.6, 0.36])
     (gates,) = figures["gates"].axes
     assert heights_of(gates) == [0.5] * 3 + [-0.25] * 3
+    assert gates.get_ylim() == pytest.approx((-0.65, 0.65))
     memory, hidden = figures["terms"].axes
     labels = [text.get_text() for text in memory.get_xticklabels()]
     assert labels == ["direct", "forget"]
