@@ -126,7 +126,7 @@ class Case:
 
     def __init__(self, estimator: GradientEstimator, arguments: Any):
         self._arguments = arguments
-        with _nothing_cached():
+        with nothing_cached():
             began = time.perf_counter()
             self._call = jax.jit(estimator.estimate).lower(*arguments).compile()
             self.compile_seconds = time.perf_counter() - began
@@ -205,7 +205,7 @@ def _by_length(cases: Sequence[Case]) -> dict[str, list[Any]]:
 
 
 @contextlib.contextmanager
-def _nothing_cached() -> Iterator[None]:
+def nothing_cached() -> Iterator[None]:
     """Has XLA compile anew what it may have kept from an earlier process."""
     before = jax.config.values["jax_enable_compilation_cache"]
 

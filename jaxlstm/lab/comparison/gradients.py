@@ -103,22 +103,24 @@ class Draws:
       mean: [P].
       variance: trace of the covariance of their errors; 0 of a single draw.
       count: N.
+      alike: whether each is the same.
       kept: [n, P] the first of them, float32.
     """
 
     mean: np.ndarray
     variance: float
     count: int
+    alike: bool
     kept: np.ndarray
 
     @property
     def are_one(self) -> bool:
         """Whether each is the same, and is not zero, as where nothing was scored."""
-        return self.variance == 0 and bool(np.any(self.mean))
+        return self.alike and bool(np.any(self.mean))
 
     def first(self) -> "Draws":
         """Returns the first one, where all are the same."""
-        return Draws(self.mean, 0.0, 1, self.kept[:1])
+        return Draws(self.mean, 0.0, 1, True, self.kept[:1])
 
 
 def collect(draws: Iterable[np.ndarray], exact: np.ndarray, kept: int = 0) -> Draws:
@@ -138,10 +140,13 @@ def collect(draws: Iterable[np.ndarray], exact: np.ndarray, kept: int = 0) -> Dr
     """
     mean, error_mean = np.zeros_like(exact[0]), np.zeros_like(exact[0])
     squares, count, first = 0.0, 0, []
+    alike, before = True, None
     with np.errstate(all="ignore"):
         for draw in draws:
             error = draw - exact[count % len(exact)]
             count += 1
+            alike = alike and (before is None or np.array_equal(draw, before))
+            before = draw
             mean += (draw - mean) / count
             change = error - error_mean
             error_mean += change / count
@@ -149,7 +154,7 @@ def collect(draws: Iterable[np.ndarray], exact: np.ndarray, kept: int = 0) -> Dr
             if count <= kept:
                 first.append(draw)
         raw = np.array(first, np.float32).reshape(len(first), len(mean))
-    return Draws(mean, squares / max(1, count - 1), count, raw)
+    return Draws(mean, squares / max(1, count - 1), count, alike, raw)
 
 
 def compare(
