@@ -150,6 +150,7 @@ def _flow(values: Values) -> Iterator[Chapter]:
             "",
             *flow_tables.terms(values),
         ],
+        ("gates",),
     )
 
 

@@ -33,6 +33,10 @@ class Picture(NamedTuple):
     caption: str
 
 
+def _choose(figures: dict[str, Figure], *names: str) -> dict[str, Figure]:
+    return {name: figures[name] for name in names if name in figures}
+
+
 PICTURES = (
     Picture(
         "reach",
@@ -87,9 +91,16 @@ PICTURES = (
     Picture(
         "flow",
         "flow",
-        lambda values, looks: draw_flow(values),
-        "Where a curve falls towards early steps the gradient vanishes on its way "
-        "back, and where it rises the gradient explodes.",
+        lambda values, looks: _choose(draw_flow(values), "flow", "jacobians"),
+        "Where a curve falls towards early steps, or towards large k, the gradient "
+        "vanishes on its way back, and where it rises the gradient explodes.",
+    ),
+    Picture(
+        "gates",
+        "flow",
+        lambda values, looks: _choose(draw_flow(values), "gates", "terms"),
+        "A gate that is nearly closed or open passes hardly any gradient to its own "
+        "weights; the longer the bar of a term, the more of a gradient goes that way.",
     ),
     Picture(
         "vanishing",

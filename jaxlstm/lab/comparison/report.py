@@ -95,8 +95,9 @@ def _report(material: Material, shown: Pictures) -> Iterator[str]:
             yield from [f"## {chapter.heading}", "", *chapter.lines]
             for name in chapter.pictures:
                 files, caption = shown[name]
-                yield from [f"![{p.stem}]({PLOTS}/{p.name})" for p in files]
-                yield from ["", f"*{caption}*", ""]
+                for file in files:
+                    yield from [f"![{file.stem}]({PLOTS}/{file.name})", ""]
+                yield from [f"*{caption}*", ""] if files else []
     yield from _glossary(material)
     yield from [
         "## Files",
@@ -154,7 +155,7 @@ def _seconds(facts: Values) -> str:
     each = [
         f"{name.removeprefix(f'{PARTS}/')} {known['seconds']:.0f} s"
         for name, known in facts["measured"].items()
-        if name.count("/") == 1
+        if name.startswith(f"{PARTS}/") and name.count("/") == 1
     ]
     whole = facts.get("seconds")
     told = f"{whole:.0f} s" if whole else ""

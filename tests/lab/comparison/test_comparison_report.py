@@ -301,12 +301,13 @@ def test_glossary_finds_estimators_of_ones_own(undrawn):
 
 def test_nothing_is_imported_from_the_directory_itself(undrawn):
     parts.write(FOLDER, names=())
-    (FOLDER / "planted.py").write_text("raise AssertionError\n")
+    (FOLDER / "planted.py").write_text("open('imported', 'w').close()\n")
     facts = {"members": ["planted:mine"], "import_path": [str(FOLDER.resolve())]}
     parts.note(FOLDER, **facts)
     write_report(FOLDER)
     text = (FOLDER / "report.md").read_text()
     assert "- `planted:mine`: cannot be imported here." in text
+    assert not Path("imported").exists()
 
 
 @pytest.mark.parametrize("absent", NAMES)
