@@ -12,7 +12,7 @@ from jaxlstm.lab.checkpoints import DamagedCheckpoint
 from jaxlstm.lab.comparison.problem import Part
 from jaxlstm.lab.comparison.store import Store
 
-LABELS = "tbptt(horizon=4)", "tbptt(horizon 4)", "mine:é(p=0.5)", "../../out", "x" * 300
+LABELS = "tbptt(horizon=4)", "tbptt/horizon=4/", "mine:é(p=0.5)", "../../out", "x" * 300
 
 
 class Measurement:
