@@ -44,9 +44,10 @@ def draw(results: Sequence[dict[str, Any]]) -> Figure:
         seeds, updates = result["num_seeds"], result["num_updates"]
         axes.set(
             title=f"{result['task'].capitalize()}: {counted}\n"
-            f"mean of {seeds} seeds, {updates:,} updates; small marks: the seeds",
+            f"mean of {seeds} seeds, {updates:,} updates",
             ylim=(-0.03, 1.05),
         )
+    panels[0].set_ylabel("accuracy; small marks: each seed")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5
     )

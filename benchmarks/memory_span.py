@@ -78,7 +78,7 @@ TASKS = {
     "recall": Span(
         _recall,
         (10, 20, 30, 40, 60, 80, 120, 160, 240, 320),
-        (3e-4, 1e-3, 3e-3),
+        (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         1000,
         ("steps between symbol and cue", "symbols that are right"),
         1 / 8,
