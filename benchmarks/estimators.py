@@ -4,7 +4,7 @@
 
 A random LSTM on random sequences, in float64; `rflo`, which is for another cell, has
 a leaky RNN of the same size. Of what is random, the median over N draws is printed, and
-direction and size of their mean.
+direction and size of their mean. `jaxlstm compare` measures more, on a task.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from jaxlstm.cells import make_leaky_rnn, make_lstm  # noqa: E402
 from jaxlstm.checks import squared_error  # noqa: E402
+from jaxlstm.diagnostics.alignment import align_vectors  # noqa: E402
 from jaxlstm.estimators import ESTIMATORS, Segment, bptt  # noqa: E402
 from jaxlstm.model import make_model  # noqa: E402
 
@@ -70,13 +71,9 @@ def measure(name: str, num_draws: int) -> Alignment:
     draws = np.asarray(
         jax.jit(lambda keys: jax.lax.map(lambda k: gradient(estimator, k), keys))(keys)
     )
-    return Alignment(*_align(draws, exact), *_align(draws.mean(0)[None], exact))
-
-
-def _align(draws: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
-    norms, norm = np.linalg.norm(draws, axis=1), np.linalg.norm(exact)
-    cosines = draws @ exact / (norms * norm)
-    return float(np.median(cosines)), float(np.median(norms / norm))
+    found = [list(align_vectors(draw, exact).values()) for draw in draws]
+    mean = align_vectors(draws.mean(0), exact)
+    return Alignment(*np.median(np.array(found, float), axis=0), *mean.values())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from jaxlstm.lab.comparison import bench
 from jaxlstm.lab.comparison.accuracy import measure
 from jaxlstm.lab.comparison.gradients import collect, compare
 from jaxlstm.lab.comparison.problem import Member, Problem, Snapshot, as_dtype
-from jaxlstm.lab.comparison.windows import Window, read_window
+from jaxlstm.lab.comparison.windows import Reference, Window, read_window
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.experiment import build
 from tests.estimators.problems import loop_loss
@@ -290,6 +290,22 @@ def test_gradients_are_those_of_a_loop(config: Path, x64: None):
         cosines, np.transpose(cosines)
     )
     assert cosines[0][2] == pytest.approx(members["bptt"]["frozen"]["cosine"])
+
+
+@pytest.mark.slow
+def test_weights_move_at_the_rate_of_their_update(config: Path):
+    schedule = {"optimizer.schedule": '{ name = "cosine" }'}
+    problem = make_problem(config, **schedule, **{"model.dtype": '"float32"'})
+    (snapshot,), reference = problem.snapshots, Reference(problem)
+    segments = read_window(problem, 0, 2).segments
+    moved = []
+    for update in (0, 9, 12):
+        first, second = reference.walk(snapshot._replace(update=update), segments)
+        assert first is snapshot.params
+        moved.append(np.max(np.abs(flat(second) - flat(first))))
+    # Adam's first step is as long as the learning rate, which is zero at the end.
+    rates = [0.05 * (1 + np.cos(np.pi * update / 12)) / 2 for update in (0, 9, 12)]
+    np.testing.assert_allclose(moved, rates, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.slow
