@@ -75,7 +75,8 @@ def test_truncation(steps, told):
     text = say(lags=lags)
     assert text.startswith(f"After update 500, {told} with the exact gradient; ")
     share = 100 * lags["snapshots"][-1]["path_shares"]["by_route"]["state alone"]
-    assert text.endswith(f"by state alone, {share:.1f} %.")
+    end = f'the largest share of that, {share:.1f} %, comes by "state alone".'
+    assert text.endswith(end)
 
 
 def test_winner_and_who_is_within_its_range():
