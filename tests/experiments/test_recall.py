@@ -110,7 +110,7 @@ def test_short_lags_are_bridged(tmp_path, monkeypatch):
         *("task.num_symbols=2", "task.lag=2", "train.segment_length=4"),
         *("train.eval_every=", "train.num_updates=150", "model.hidden_size=8"),
     ]
-    run, test = train(tmp_path, monkeypatch, *overrides)
+    run, test = train(tmp_path, monkeypatch, *overrides, "optimizer.learning_rate=0.05")
     assert test["accuracy"] == 1
     assert test["loss"] < 0.2 * run.task.references()[0].loss
 
