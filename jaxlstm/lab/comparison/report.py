@@ -81,10 +81,10 @@ def _report(material: Material, shown: Pictures) -> Iterator[str]:
     yield from ["## Summary", "", " ".join(summarise(material)), ""]
     yield from ["## Estimators", "", *tables.classes(material)]
     yield from [
-        "The class is what an estimator promises for what it sees: one that cuts at the "
-        "end of each segment is not exact over a window of several. *Frozen*: the "
-        "weights stand still, and the estimate can be held against the exact gradient. "
-        "*Online*: they move from segment to segment.",
+        "The class is what an estimator promises for what it sees: one that cuts at "
+        "the end of each segment is not exact over a window of several. *Frozen*: the "
+        "weights stand still, and the estimate can be held against the exact "
+        "gradient. *Online*: they move from segment to segment.",
         "",
     ]
     for part, write in CHAPTERS.items():

@@ -85,9 +85,8 @@ def _truncation(lags: Values) -> Iterator[str]:
     way = ""
     if known:
         route = max(known, key=lambda name: known[name])
-        way = (
-            f"; the largest share comes by {plain(route)}, {show(100 * known[route])} %"
-        )
+        share = f"{show(100 * known[route])} %"
+        way = f'; the largest share of that, {share}, comes by "{plain(route)}"'
     yield f"{after}, {told} a cosine of {KEPT:g} with the exact gradient{way}."
 
 
