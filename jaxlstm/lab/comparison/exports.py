@@ -68,11 +68,12 @@ def rows(material: Material) -> Iterator[Row]:
 
 def _walk(row: Row, value: Any) -> Iterator[Row]:
     if isinstance(value, dict):
-        if "update" in value:
+        # A GRU has a gate of that name.
+        if isinstance(value.get("update"), int):
             row = row._replace(snapshot=value["update"])
         for key, item in value.items():
             match key:
-                case "update":
+                case "update" if isinstance(item, int):
                     pass
                 case "snapshots":
                     for snapshot in item:

@@ -348,7 +348,8 @@ def make_vanishing() -> Values:
                 "driven_predicted_by": "geometric mean of the forget gate",
                 "slope": None if cell == "lstm" else 0.9,
                 "forget_product": [0.7**n for n in k] if cell == "lstm" else None,
-                "saturation": {"output": {"low": 0.1, "high": 0.2}},
+                # The name of a GRU's gate, which is no snapshot.
+                "saturation": {"update": {"low": 0.1, "high": 0.2}},
             }
         )
     return {"k": k, "hidden_size": 16, "num_examples": 4, "curves": curves}

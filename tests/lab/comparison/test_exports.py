@@ -43,7 +43,7 @@ def find(values: dict[str, parts.Values], row: dict[str, str]) -> Any:
 
 def count_figures(value: Any, key: str = "") -> int:
     """Returns how many figures there are below, updates of snapshots aside."""
-    if key in ("update", "refused"):
+    if key == "refused" or (key == "update" and isinstance(value, int)):
         return key == "refused"
     if isinstance(value, dict):
         return sum(count_figures(item, name) for name, item in value.items())
