@@ -21,7 +21,7 @@ def read_chapter(heading: str) -> str:
 
 # Keys that name what is measured, and no figure.
 NAMES = {*parts.BLOCKS, *parts.MEMBERS, *parts.LEVELS, *parts.ROUTES, *parts.GATES}
-NAMES |= {"dc/dc", "dh/dh", "direct", "snapshots", "members", "refused"}
+NAMES |= {"dc/dc", "dh/dh", "direct", "snapshots", "members", "refused", "update"}
 
 
 def find_keys(values: Any) -> set[str]:
