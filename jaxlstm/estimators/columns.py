@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxlstm.cells.base import GatedWeights, num_columns, preactivations
 from jaxlstm.estimators.dense import flat
-from jaxlstm.estimators.structure import find_structure
+from jaxlstm.estimators.structure import find_structure, follow
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model, RecurrentParams
 from jaxlstm.types import Array, PyTree
@@ -158,16 +158,16 @@ def find_pattern(model: Model) -> Pattern:
         def put(block: np.ndarray, begin: int, rows: np.ndarray = rows) -> None:
             rows[:, begin : begin + block.shape[1]] |= block
 
-        put(layer.by_state | layer.by_z @ layer.h, firsts[n])
+        put(layer.by_state | follow(layer.by_z, layer.h), firsts[n])
         put(layer.by_z, begins[1 + n])
         put(small[n], begins[1 + len(layers) + n])
-        by_x = layer.by_z @ layer.x
+        by_x = follow(layer.by_z, layer.x)
         if below is None:
             put(by_x, begins[-2])
         else:
-            rows |= by_x @ below
+            rows |= follow(by_x, below)
         reached.append(rows)
-        below = layer.output @ rows
+        below = follow(layer.output, rows)
     found = np.split(np.concatenate(reached), begins[1:-1], axis=1)
     start, embedding = None, None
     if shapes.initial_state is not None:

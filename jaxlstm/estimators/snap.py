@@ -23,6 +23,7 @@ from jaxlstm.estimators.columns import (
 )
 from jaxlstm.estimators.dense import dense, flat, jacobians
 from jaxlstm.estimators.layered import layered
+from jaxlstm.estimators.structure import follow
 from jaxlstm.estimators.traces import LinearStep, Trace, add, online
 from jaxlstm.estimators.units import find_units
 from jaxlstm.model import Model
@@ -119,10 +120,10 @@ def _reach(pattern: Pattern, n: int, level: Level, state: Any) -> Pattern:
 
     def reach(first: np.ndarray) -> np.ndarray:
         shape = first.shape
-        first = groups @ first.reshape(len(first), -1)
+        first = follow(groups, first.reshape(len(first), -1))
         found = first
         for _ in range(n - 1):
-            found = groups @ (jacobian @ found | first)
+            found = follow(groups, follow(jacobian, found) | first)
         return found.reshape(shape)
 
     rest = jax.tree.map(reach, pattern.by_rest)

@@ -69,59 +69,139 @@ def _look(cell: Cell, shapes: Any) -> LayerStructure:
 
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), shapes)
     weights = jax.eval_shape(gated.weights, shapes)
-    size = sum(leaf.size for leaf in jax.tree.leaves(state))
     columns = num_columns(weights)
     z = jax.ShapeDtypeStruct((columns,), jax.tree.leaves(state)[0].dtype)
 
     def update(small: Any, state: Any, z: Any) -> Any:
         return ravel_pytree(gated.update(small, state, z))[0]
 
-    @jax.jit
-    def at(params: Any, state: Any, z: Any) -> Any:
-        made = gated.weights(params)
-        found = _reached(update, (made.small, state, z))
-        output = _reached(cell.output, (state,))[0]
-        there = [None if w is None else w != 0 for w in (made.w_x, made.w_h)]
-        return found, output, there
+    def look(probe: Any) -> Any:
+        @jax.jit
+        def at(params: Any, state: Any, z: Any) -> Any:
+            made = gated.weights(params)
+            there = [None if w is None else w != 0 for w in (made.w_x, made.w_h)]
+            found = probe(update, (made.small, state, z))
+            return found, probe(cell.output, (state,)), there
 
-    points = [at(*draw((shapes, state, z), scale)) for scale in SCALES]
-    (by_small, by_state, by_z), output, (w_x, w_h) = jax.tree.map(
-        lambda *x: np.any(np.stack(x), axis=0), *points
-    )
-    joined = _join(by_state, size)
+        points = (at(*draw((shapes, state, z), scale)) for scale in SCALES)
+        return functools.reduce(lambda *x: jax.tree.map(np.logical_or, *x), points)
+
+    units = jax.eval_shape(cell.output, state).size
+    across = not _has_units(units, (weights.small, state, z))
+    found = output = w_x = w_h = None
+    if not across:
+        found, output, (w_x, w_h) = look(functools.partial(_probe_units, units))
+        across = found.across or output.across
+        found, output = (_spread(each, units) for each in (found, output))
+    if across:
+        found, output, (w_x, w_h) = look(_probe_entries)
+    by_small, by_state, by_z = _split(np.asarray(found), (weights.small, state, z))
     jacobian = np.asarray(_flat_read(gated.read, draw(state)))
+    size = jacobian.shape[1]
     x = np.asarray(pad_columns(jnp.asarray(w_x), columns, "right")).T
     h = np.zeros((columns, size), bool)
     if w_h is not None:
         w_h = np.asarray(pad_columns(jnp.asarray(w_h), columns, "left"))
-        h = w_h.T @ (jacobian != 0)
+        h = follow(w_h.T, jacobian != 0)
     ones = np.sum(jacobian != 0, axis=1) == 1
     selects = np.all(np.isin(jacobian, (0, 1))) and np.all(ones)
     once = np.all(np.sum(jacobian != 0, axis=0) <= 1)
     return LayerStructure(
-        joined,
-        _join(by_z, columns),
+        _join(by_state),
+        by_z,
         by_small,
         x,
         h,
         jacobian == 1 if selects and once else None,
-        _join(output, size),
+        np.asarray(output),
     )
 
 
-def _reached(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns for each leaf [...] of the arguments what it reaches, [outputs, ...]."""
+def follow(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Returns what is reached by one way after another, [I, K] from [I, J] and [J, K].
+
+    The product of booleans, by that of floats, which processors are made for.
+    """
+    return second.astype(np.float32) @ first.astype(np.float32) > 0
+
+
+class _Units(NamedTuple):
+    """What blocks of an entry a unit reach, where no unit reaches another one.
+
+    Attributes:
+      blocks: [F, outputs] whether any entry of a block does.
+      across: [] whether any unit reaches another one.
+    """
+
+    blocks: Any
+    across: Any
+
+
+def _has_units(num_units: int, arguments: Any) -> bool:
+    """Returns whether all leaves are made of blocks of an entry a unit."""
+    return all(leaf.size % num_units == 0 for leaf in jax.tree.leaves(arguments))
+
+
+def _probe_units(num_units: int, function: Any, arguments: tuple[Any, ...]) -> _Units:
+    """Looks at blocks as a whole, and at whether units work apart from each other.
+
+    The units whose number has a bit are sent in together: they reach one that has not,
+    or the others one that has, where any unit reaches another one, as two numbers
+    differ in some bit. So the probes are few.
+    """
+    reach, size = _reacher(function, arguments)
+    unit, block = np.arange(size) % num_units, np.arange(size) // num_units
+    bits = range((num_units - 1).bit_length())
+    halves = [(unit >> bit) % 2 == value for bit in bits for value in (0, 1)]
+    whole = [block == n for n in range(size // num_units)]
+    reached = jax.lax.map(reach, jnp.asarray(np.stack(whole + halves)))
+    own = np.arange(reached.shape[1]) % num_units
+    others = [(own >> bit) % 2 != value for bit in bits for value in (0, 1)]
+    met = reached[len(whole) :] & np.reshape(np.array(others, bool), (-1, len(own)))
+    return _Units(reached[: len(whole)], jnp.any(met))
+
+
+def _spread(found: _Units, num_units: int) -> np.ndarray:
+    """Returns the same entry by entry, [outputs, entries]."""
+    blocks = np.asarray(found.blocks)
+    own = np.arange(blocks.shape[1]) % num_units
+    same = own[:, None] == np.arange(num_units)
+    return np.concatenate([same & block[:, None] for block in blocks], axis=1)
+
+
+def _probe_entries(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """Returns what each entry of the arguments reaches, [outputs, entries]."""
+    reach, size = _reacher(function, arguments)
+    return jax.vmap(lambda n: reach(jnp.arange(size) == n))(jnp.arange(size)).T
+
+
+def _reacher(function: Any, arguments: tuple[Any, ...]) -> tuple[Any, int]:
+    """Returns what tells the outputs that entries reach, and how many entries."""
     vector, unflatten = ravel_pytree(arguments)
     _, push = jax.linearize(function, *arguments)
 
-    def reach(n: Any) -> Any:
-        tangent = jnp.where(jnp.arange(len(vector)) == n, jnp.nan, 0)
+    def passes(entries: Any) -> Any:
+        tangent = jnp.where(entries, jnp.nan, 0)
         return jnp.isnan(push(*unflatten(tangent.astype(vector.dtype))))
 
     # Where values overflow, all is not a number, and nothing is said.
-    overflown = reach(-1)
-    reached = (jax.vmap(reach)(jnp.arange(len(vector))) & ~overflown[None]).T
-    return jax.vmap(lambda row: unflatten(row.astype(vector.dtype)))(reached)
+    overflown = passes(jnp.zeros(len(vector), bool))
+    return lambda entries: passes(entries) & ~overflown, len(vector)
+
+
+def _split(reached: np.ndarray, arguments: Any) -> Any:
+    """Gives [outputs, entries] the structure of the arguments, leaves [outputs, ...].
+
+    What an argument of one leaf alone has is [outputs, its size].
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = np.split(reached, ends[:-1], axis=1)
+    shaped = [
+        part.reshape(len(part), *leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def _flat_read(read: Any, state: Any) -> Any:
@@ -130,9 +210,7 @@ def _flat_read(read: Any, state: Any) -> Any:
     return jax.jacfwd(lambda v: read(unflatten(v)))(vector)
 
 
-def _join(tree: Any, size: int) -> np.ndarray:
-    """Joins leaves [outputs, ...] to [outputs, size] of booleans."""
+def _join(tree: Any) -> np.ndarray:
+    """Joins leaves [outputs, ...] to [outputs, entries]."""
     leaves = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(tree)]
-    joined = np.concatenate(leaves, axis=1) != 0
-    assert joined.shape[1] == size
-    return joined
+    return np.concatenate(leaves, axis=1)
