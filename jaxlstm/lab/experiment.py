@@ -59,7 +59,7 @@ def build_model(
     Args:
       config: the config.
       parts: what the task asks of it; by default it is asked, which may need its data.
-      dtype: of it, in place of the config's.
+      dtype: of it and of its products, in place of the config's.
 
     Raises:
       UserError: its options do not go together, or a size is out of bounds.
@@ -73,6 +73,8 @@ def build_model(
             f'[model] inputs = "{section.inputs}": the task feeds vectors, not '
             "symbols; leave it out"
         )
+    # What is asked for in another dtype is not to be rounded to a shorter one.
+    compute_dtype = section.compute_dtype if dtype is None else None
     try:
         return make_model(
             config.cell,
@@ -89,7 +91,7 @@ def build_model(
             initializer=section.initializer,
             derivative=section.derivative,
             engine=section.engine,
-            compute_dtype=section.compute_dtype and jnp.dtype(section.compute_dtype),
+            compute_dtype=compute_dtype and jnp.dtype(compute_dtype),
             dtype=jnp.dtype(dtype or section.dtype),
         )
     except OptionError as error:
