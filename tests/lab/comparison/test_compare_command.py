@@ -1,11 +1,13 @@
 """The command that compares: what it refuses, how it is stopped, how it goes on."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,26 +262,38 @@ def test_refused_member_is_told_and_the_others_are_measured(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts command lines, none of which outlives the test."""
+    environment = os.environ | {
+        "PYTHONPATH": str(tiny.ROOT),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    with contextlib.ExitStack() as started:
+
+        def start(*tokens: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", children.HEED + children.COMMAND, *tokens],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            started.enter_context(process)
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
 @pytest.mark.slow
-def test_process_that_is_stopped_and_killed_goes_on(config, tmp_path):
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("config")
+def test_process_that_is_stopped_and_killed_goes_on(start, tmp_path):
     """The real parts, in processes of their own."""
-
-    def start(*tokens: str) -> subprocess.Popen[str]:
-        environment = os.environ | {
-            "PYTHONPATH": str(tiny.ROOT),
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-c", children.HEED + children.COMMAND, *tokens],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
     out = tmp_path / "out"
-    process = start("compare", str(config), "--out", "out")
+    process = start("compare", "tiny.toml", 'compare.estimators=["uoro"]', "--out=out")
     while not (out / "parts/accuracy").is_dir():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
