@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from pydantic import Field, PositiveFloat
 
 from experiments.predictions import predict
-from experiments.streams import cut_sequences
+from experiments.streams import draw_sequences
 from jaxlstm.lab import ModelParts, Reference, Run, Segment, Source, Task, generator
 
-EVALUATED_SEQUENCES = 100
 DRAWN_SEQUENCES = 50
 FIRST_PAIRS = 10
 
@@ -64,11 +63,7 @@ class Adding(Task):
         def draw(number: int) -> Segment:
             return self._draw(generator(seed, name, number), batch_size)
 
-        def segments(start: int, count: int) -> Segment:
-            return cut_sequences(draw, self.longest, start, count, segment_length)
-
-        end = -(-EVALUATED_SEQUENCES * self.longest // segment_length)
-        return Source(segments, None if name == "train" else end)
+        return draw_sequences(name, draw, self.longest, segment_length)
 
     def loss(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Squared error."""

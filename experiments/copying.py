@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from pydantic import Field, PositiveInt
 
 from experiments.predictions import predict
-from experiments.streams import cut_sequences
+from experiments.streams import draw_sequences
 from jaxlstm.lab import ModelParts, Reference, Run, Segment, Source, Task, generator
 
-EVALUATED_SEQUENCES = 100
 DRAWN_SEQUENCES = 20
 
 
@@ -67,11 +66,7 @@ class Copy(Task):
         def draw(number: int) -> Segment:
             return self._draw(generator(seed, name, number), batch_size)
 
-        def segments(start: int, count: int) -> Segment:
-            return cut_sequences(draw, self.num_steps, start, count, segment_length)
-
-        end = -(-EVALUATED_SEQUENCES * self.num_steps // segment_length)
-        return Source(segments, None if name == "train" else end)
+        return draw_sequences(name, draw, self.num_steps, segment_length)
 
     def loss(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Cross-entropy in nats."""

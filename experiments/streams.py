@@ -6,41 +6,44 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.lab import Segment, generator
+from jaxlstm.lab import Segment, Source, generator
 
 # The generator makes four words of 64 bits at a step, and can be set to any step.
 WORDS, WORD_BITS = 4, 64
 
 
-def cut_sequences(
+EVALUATED_SEQUENCES = 100
+
+
+def draw_sequences(
+    split: str,
     draw: Callable[[int], Segment],
     sequence_length: int,
-    start: int,
-    count: int,
     segment_length: int,
-) -> Segment:
-    """Returns segments of a stream of sequences that follow one another.
+) -> Source:
+    """Returns a stream of sequences that follow one another in each row.
 
     Args:
+      split: "train" has no end, others have `EVALUATED_SEQUENCES`.
       draw: `(n) -> ` sequence n of every row, leaves [sequence_length, B, ...].
       sequence_length: of each of them.
-      start: number of the first segment.
-      count: how many segments.
       segment_length: T. A segment may hold a part of a sequence, or several.
-
-    Returns:
-      The segments, leaves [count, T, B, ...].
     """
-    first, end = start * segment_length, (start + count) * segment_length
-    begin = first // sequence_length
-    sequences = [draw(n) for n in range(begin, -(-end // sequence_length))]
-    skipped = first - begin * sequence_length
 
-    def cut(*leaves: np.ndarray) -> np.ndarray:
-        joined = np.concatenate(leaves)[skipped : skipped + end - first]
-        return joined.reshape(count, segment_length, *joined.shape[1:])
+    def segments(start: int, count: int) -> Segment:
+        first, end = start * segment_length, (start + count) * segment_length
+        begin = first // sequence_length
+        sequences = [draw(n) for n in range(begin, -(-end // sequence_length))]
+        skipped = first - begin * sequence_length
 
-    return jax.tree.map(cut, *sequences)
+        def cut(*leaves: np.ndarray) -> np.ndarray:
+            joined = np.concatenate(leaves)[skipped : skipped + end - first]
+            return joined.reshape(count, segment_length, *joined.shape[1:])
+
+        return jax.tree.map(cut, *sequences)
+
+    end = -(-EVALUATED_SEQUENCES * sequence_length // segment_length)
+    return Source(segments, None if split == "train" else end)
 
 
 def score_from(first_scored: int, start: int, count: int, segment_length: int) -> Any:
