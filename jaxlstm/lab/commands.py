@@ -19,7 +19,7 @@ from jaxlstm.lab.checkpoints import DamagedCheckpoint
 from jaxlstm.lab.comparison.course import carry_out
 from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import LeftOut, Plan, begin, make_plan, reopen
-from jaxlstm.lab.comparison.report import write_report
+from jaxlstm.lab.comparison.report.writer import write_report
 from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison

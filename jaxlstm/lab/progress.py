@@ -38,28 +38,10 @@ class Terminal(Console):
             self.on_broken_pipe()
 
 
-class Meter:
-    """Shows the loss, updates a second and the time left."""
+class Live:
+    """What is shown while something goes on, and ends with it."""
 
-    def __init__(self, console: Console, done: int, num_updates: int):
-        self.console = console
-        self.first, self.num_updates = done, num_updates
-        self.began = self._shown = self._base = time.perf_counter()
-        self._progress: Progress | None = None
-        if console.is_terminal:
-            self._progress = Progress(
-                TextColumn("update"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}"),
-                TextColumn("{task.fields[rate]} updates/s"),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._task = self._progress.add_task(
-                "", total=num_updates, completed=done, loss="-", rate="-"
-            )
+    _progress: Progress | None
 
     def __enter__(self) -> Self:
         """Starts the display."""
@@ -77,6 +59,30 @@ class Meter:
         if self._progress:
             with contextlib.suppress(OSError):
                 self._progress.stop()
+
+
+class Meter(Live):
+    """Shows the loss, updates a second and the time left."""
+
+    def __init__(self, console: Console, done: int, num_updates: int):
+        self.console = console
+        self.first, self.num_updates = done, num_updates
+        self.began = self._shown = self._base = time.perf_counter()
+        self._progress = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("update"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}"),
+                TextColumn("{task.fields[rate]} updates/s"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task(
+                "", total=num_updates, completed=done, loss="-", rate="-"
+            )
 
     def compiled(self) -> None:
         """Notes that all is compiled: the rate is counted from here on."""

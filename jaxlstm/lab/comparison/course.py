@@ -14,7 +14,7 @@ from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import Plan
 from jaxlstm.lab.comparison.problem import Part, Problem
 from jaxlstm.lab.comparison.reference import REFERENCE, train_reference
-from jaxlstm.lab.comparison.report import write_report
+from jaxlstm.lab.comparison.report.writer import write_report
 from jaxlstm.lab.comparison.store import PARTS, Store
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.schema import CompareSection

@@ -1,10 +1,7 @@
 """How far a comparison is: a line for each piece, or a display on a terminal."""
 
-import contextlib
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -16,10 +13,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jaxlstm.lab.progress import SECONDS_BETWEEN_LINES
+from jaxlstm.lab.progress import SECONDS_BETWEEN_LINES, Live
 
 
-class Display:
+class Display(Live):
     """Shows which part is measured, which piece of it, and what is left.
 
     Attributes:
@@ -37,7 +34,7 @@ class Display:
         live: bool = True,
     ):
         self.console, self.names, self.done = console, names, done
-        self._progress: Progress | None = None
+        self._progress = None
         if live and console.is_terminal:
             self._progress = Progress(
                 TextColumn("parts"),
@@ -50,23 +47,6 @@ class Display:
             self._task = self._progress.add_task(
                 "", total=len(names), completed=done, now=""
             )
-
-    def __enter__(self) -> Self:
-        """Starts the display."""
-        if self._progress:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Ends the display."""
-        if self._progress:
-            with contextlib.suppress(OSError):
-                self._progress.stop()
 
     def begin(self, name: str) -> None:
         """Shows that a part begins."""

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from jaxlstm.lab.comparison import accuracy_pictures, cost_pictures, lag_pictures
-from jaxlstm.lab.comparison.looks import make_looks, pick_snapshots
+from jaxlstm.lab.comparison.report import (
+    accuracy_pictures,
+    cost_pictures,
+    lag_pictures,
+)
+from jaxlstm.lab.comparison.report.looks import make_looks, pick_snapshots
 from jaxlstm.lab.plots import STYLE
 from tests.lab.comparison import parts
 

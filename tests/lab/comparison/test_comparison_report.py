@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from jaxlstm.lab.comparison import pictures, report
-from jaxlstm.lab.comparison.material import NAMES
-from jaxlstm.lab.comparison.report import write_report
+from jaxlstm.lab.comparison.report import pictures
+from jaxlstm.lab.comparison.report import writer as report
+from jaxlstm.lab.comparison.report.material import NAMES
+from jaxlstm.lab.comparison.report.writer import write_report
 from jaxlstm.lab.errors import UserError
 from tests.lab.comparison import parts
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jaxlstm.lab.comparison.exports import Row
+from jaxlstm.lab.comparison.report.exports import Row
 from jaxlstm.lab.schema import CompareSection
 from tests.lab.comparison import parts
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jaxlstm.lab.comparison.exports import Row, rows, to_csv, to_json
-from jaxlstm.lab.comparison.material import NAMES, read_material
+from jaxlstm.lab.comparison.report.exports import Row, rows, to_csv, to_json
+from jaxlstm.lab.comparison.report.material import NAMES, read_material
 from tests.lab.comparison import parts
 
 

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from jaxlstm.lab.comparison.flow_pictures import draw_flow, draw_vanishing
+from jaxlstm.lab.comparison.report.flow_pictures import draw_flow, draw_vanishing
 from jaxlstm.lab.plots import STYLE
 
 K = [1, 2, 5, 10]

@@ -5,7 +5,14 @@ import re
 
 import pytest
 
-from jaxlstm.lab.comparison.markdown import code, join, plain, show, show_count, table
+from jaxlstm.lab.comparison.report.markdown import (
+    code,
+    join,
+    plain,
+    show,
+    show_count,
+    table,
+)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from jaxlstm.lab.comparison.material import Material
-from jaxlstm.lab.comparison.summary import summarise
+from jaxlstm.lab.comparison.report.material import Material
+from jaxlstm.lab.comparison.report.summary import summarise
 from tests.lab.comparison import parts
 
 

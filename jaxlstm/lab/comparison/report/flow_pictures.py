@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxlstm.lab.comparison.looks import (
+from jaxlstm.lab.comparison.report.looks import (
     NOTE,
     numbers,
     pick_snapshots,
     set_logarithmic,
     set_title,
 )
-from jaxlstm.lab.comparison.material import Values
+from jaxlstm.lab.comparison.report.material import Values
 from jaxlstm.lab.errors import printable
 
 NAMES = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}

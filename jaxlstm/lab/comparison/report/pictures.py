@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from jaxlstm.lab.comparison.accuracy_pictures import (
+from jaxlstm.lab.comparison.report.accuracy_pictures import (
     draw_alignment,
     draw_bias_and_variance,
     draw_reach,
 )
-from jaxlstm.lab.comparison.cost_pictures import draw_races, draw_scaling
-from jaxlstm.lab.comparison.flow_pictures import draw_flow, draw_vanishing
-from jaxlstm.lab.comparison.lag_pictures import draw_advice, draw_paths
-from jaxlstm.lab.comparison.looks import Looks, make_looks
-from jaxlstm.lab.comparison.material import Material, Values
+from jaxlstm.lab.comparison.report.cost_pictures import draw_races, draw_scaling
+from jaxlstm.lab.comparison.report.flow_pictures import draw_flow, draw_vanishing
+from jaxlstm.lab.comparison.report.lag_pictures import draw_advice, draw_paths
+from jaxlstm.lab.comparison.report.looks import Looks, make_looks
+from jaxlstm.lab.comparison.report.material import Material, Values
 
 
 class Picture(NamedTuple):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxlstm.lab.comparison.material import Material
+from jaxlstm.lab.comparison.report.material import Material
 
 
 class Row(NamedTuple):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 
-from jaxlstm.lab.comparison.looks import (
+from jaxlstm.lab.comparison.report.looks import (
     EXACT,
     NOTE,
     Looks,
@@ -17,7 +17,7 @@ from jaxlstm.lab.comparison.looks import (
     set_logarithmic,
     set_title,
 )
-from jaxlstm.lab.comparison.material import ROUNDING, Values, measured
+from jaxlstm.lab.comparison.report.material import ROUNDING, Values, measured
 from jaxlstm.lab.errors import printable
 
 

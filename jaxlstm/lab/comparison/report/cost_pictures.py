@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jaxlstm.lab.comparison.looks import (
+from jaxlstm.lab.comparison.report.looks import (
     Looks,
     is_wide,
     legend_outside,
@@ -15,7 +15,7 @@ from jaxlstm.lab.comparison.looks import (
     set_logarithmic,
     set_title,
 )
-from jaxlstm.lab.comparison.material import Values, measured
+from jaxlstm.lab.comparison.report.material import Values, measured
 from jaxlstm.lab.errors import printable
 
 

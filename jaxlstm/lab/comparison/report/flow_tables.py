@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxlstm.lab.comparison.looks import numbers, pick_snapshots
-from jaxlstm.lab.comparison.markdown import plain, show, show_count, table
-from jaxlstm.lab.comparison.material import Values
+from jaxlstm.lab.comparison.report.looks import numbers, pick_snapshots
+from jaxlstm.lab.comparison.report.markdown import plain, show, show_count, table
+from jaxlstm.lab.comparison.report.material import Values
 
 # A gradient below this share of what it was counts as vanished.
 VANISHED = 0.01

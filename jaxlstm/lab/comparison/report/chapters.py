@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from jaxlstm.lab.comparison import flow_tables, tables
-from jaxlstm.lab.comparison.looks import pick_snapshots
-from jaxlstm.lab.comparison.markdown import join, plain, show
-from jaxlstm.lab.comparison.material import Values
+from jaxlstm.lab.comparison.report import flow_tables, tables
+from jaxlstm.lab.comparison.report.looks import pick_snapshots
+from jaxlstm.lab.comparison.report.markdown import join, plain, show
+from jaxlstm.lab.comparison.report.material import Values
 
 
 class Chapter(NamedTuple):

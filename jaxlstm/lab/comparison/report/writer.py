@@ -7,13 +7,13 @@ from typing import Any
 import matplotlib
 
 from jaxlstm.estimators import ESTIMATORS
-from jaxlstm.lab.comparison import pictures, tables
-from jaxlstm.lab.comparison.chapters import CHAPTERS
-from jaxlstm.lab.comparison.exports import to_csv, to_json
-from jaxlstm.lab.comparison.markdown import code, join, plain, show_count, table
-from jaxlstm.lab.comparison.material import Material, Values, read_material
+from jaxlstm.lab.comparison.report import pictures, tables
+from jaxlstm.lab.comparison.report.chapters import CHAPTERS
+from jaxlstm.lab.comparison.report.exports import to_csv, to_json
+from jaxlstm.lab.comparison.report.markdown import code, join, plain, show_count, table
+from jaxlstm.lab.comparison.report.material import Material, Values, read_material
+from jaxlstm.lab.comparison.report.summary import summarise
 from jaxlstm.lab.comparison.store import PARTS
-from jaxlstm.lab.comparison.summary import summarise
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.files import cannot_write, write_text
 from jaxlstm.lab.imports import extend_path

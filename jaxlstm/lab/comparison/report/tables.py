@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxlstm.lab.comparison.looks import numbers, pick_snapshots
-from jaxlstm.lab.comparison.markdown import (
+from jaxlstm.lab.comparison.report.looks import numbers, pick_snapshots
+from jaxlstm.lab.comparison.report.markdown import (
     NOT_AVAILABLE,
     code,
     join,
@@ -14,7 +14,7 @@ from jaxlstm.lab.comparison.markdown import (
     show_count,
     table,
 )
-from jaxlstm.lab.comparison.material import Material, Values, measured
+from jaxlstm.lab.comparison.report.material import Material, Values, measured
 
 KIBIBYTE, MILLION = 2**10, 1e6
 # A row's first cell, and the others.

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxlstm.lab.comparison.flow_tables import VANISHED, find_vanished
-from jaxlstm.lab.comparison.markdown import code, join, plain, show
-from jaxlstm.lab.comparison.material import ROUNDING, Material, Values, measured
+from jaxlstm.lab.comparison.report.flow_tables import VANISHED, find_vanished
+from jaxlstm.lab.comparison.report.markdown import code, join, plain, show
+from jaxlstm.lab.comparison.report.material import ROUNDING, Material, Values, measured
 
 KEPT = 0.99
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxlstm.lab.comparison.looks import (
+from jaxlstm.lab.comparison.report.looks import (
     COLOURS,
     MARKERS,
     Looks,
@@ -19,7 +19,7 @@ from jaxlstm.lab.comparison.looks import (
     set_logarithmic,
     set_title,
 )
-from jaxlstm.lab.comparison.material import Values
+from jaxlstm.lab.comparison.report.material import Values
 from jaxlstm.lab.errors import printable
 
 LEVELS = 0.9, 0.99

@@ -1,0 +1,1 @@
+"""The report of a comparison, from the files of its directory alone."""
