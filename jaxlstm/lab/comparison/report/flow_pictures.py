@@ -204,7 +204,7 @@ def _draw_gates(snapshots: Sequence[Values]) -> Figure:
     place: Any = {"transform": axes.transAxes, **NOTE}
     axes.text(0.01, 0.98, "open: above 0.9", va="top", **place)
     axes.text(0.01, 0.02, "shut: below 0.1 (tanh: -0.9)", va="bottom", **place)
-    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
     set_title(figure, "Gates at their ends, where they pass no gradient of their own")
     return figure
 

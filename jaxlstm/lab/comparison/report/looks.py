@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogLocator
 
 from jaxlstm.lab.errors import printable
 
@@ -94,6 +94,8 @@ def set_logarithmic(*axes: Axis) -> None:
         scale = axis.axes.set_xscale if is_x else axis.axes.set_yscale
         scale("log", nonpositive="mask")
         axis.set_major_formatter(_Plain())
+        # Of all nine within a decade the labels lie on each other.
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.set_minor_formatter(_Plain(labelOnlyBase=False))
 
 
