@@ -86,6 +86,7 @@ def run_contest(benchmark, rounds=1):
     return hold(benchmark, size, rounds=rounds, seconds=0, say=said.append), said
 
 
+@pytest.mark.slow
 def test_contestants_take_turns():
     near = toy("near", factor=1 + 1e-5)
     only_b = toy("only b", quantities="b")

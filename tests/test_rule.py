@@ -347,7 +347,10 @@ def scanned(run, chunks):
     ("name", "runs", "transformations", "reverse"),
     [
         ("lstm", [{}, {"remat": "sqrt"}, AUTODIFF], [grad, *SECOND], False),
-        ("gru", [{"remat": "step"}, AUTODIFF], SECOND, True),
+        pytest.param(
+            *("gru", [{"remat": "step"}, AUTODIFF], SECOND, True),
+            marks=pytest.mark.slow,
+        ),
         ("peephole", [{}], [grad, hessian_vector_product], True),
     ],
 )

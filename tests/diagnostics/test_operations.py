@@ -229,7 +229,7 @@ def estimate_of(name, steps, num_steps=None, **options):
     return count_operations(estimator.estimate, params, state, segment)
 
 
-QUICK = "bptt", "rtrl"
+QUICK = ("bptt",)
 # RFLO is for another cell.
 SLOW = [name for name in ESTIMATORS if name not in (*QUICK, "rflo")]
 

@@ -429,6 +429,7 @@ def test_drawn_is_what_the_net_holds_in_float64(tmp_path, monkeypatch, x64):
         assert mesh.get_clim() == (-1, 1)
 
 
+@pytest.mark.slow
 def test_without_a_passage_a_part_of_the_text_is_drawn(tmp_path, monkeypatch):
     run = train(tmp_path, monkeypatch, "task.validation=0.0", "task.test=0.0")
     source = run.experiment.split("train")

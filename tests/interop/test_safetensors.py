@@ -428,6 +428,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_template(tmp_path):
     sparse = tmp_path / "sparse"
     size = 2**37
@@ -451,6 +452,7 @@ def test_memory_is_bounded_by_the_template(tmp_path):
     assert kibibytes < 200 * 1024
 
 
+@pytest.mark.slow
 def test_weights_of_a_run_go_out_and_come_back(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(tiny.CONFIG)

@@ -402,6 +402,7 @@ def test_one_process_trains_a_run(stopped, command):
     assert command("resume", "stopped").code == 0
 
 
+@pytest.mark.slow
 def test_runs_of_one_second_have_folders_of_their_own(config, command, monkeypatch):
     monkeypatch.setattr("jaxlstm.lab.start.time.strftime", lambda *_: "now")
     for _ in range(2):
@@ -514,6 +515,7 @@ def test_checkpoint_that_is_not_finite_is_named(stopped, command):
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_no_run(config, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
     command = [sys.executable, "-m", "jaxlstm", "run", config, "--out", "out"]

@@ -178,6 +178,7 @@ def test_signal_stops_and_resume_goes_on(
     assert load_run("stopped").facts["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_failure_is_gone_on_from_the_last_checkpoint(
     undisturbed, on_segment, config, command
 ):

@@ -237,6 +237,7 @@ def without(run, *keys):
     ]
 
 
+@pytest.mark.slow
 def test_training_does_not_change(config, command):
     assert command("run", config, "--out", "alone").code == 0
     outcome = command("run", config, TURNED, "--out", "watched")
