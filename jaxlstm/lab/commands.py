@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import jax
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import jaxlstm
 from jaxlstm.lab.cache import keep_compiled
 from jaxlstm.lab.checkpoints import DamagedCheckpoint
-from jaxlstm.lab.comparison.course import carry_out
+from jaxlstm.lab.comparison.course import carry_out, renew_report
 from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import LeftOut, Plan, begin, make_plan, reopen
-from jaxlstm.lab.comparison.report.writer import write_report
 from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
@@ -112,6 +111,7 @@ def compare(
         try:
             request.raise_at_once()
             plan = make_plan(loaded, str(config), display.say)
+            request.check()
         except Interrupted as interrupted:
             console.print("stopped; nothing was made")
             sys.exit(128 + interrupted.signal)
@@ -223,7 +223,7 @@ def plot(
         The picture of several runs; by default comparison.png.
     """
     if (run / COMPARISON).is_file() and not runs and out is None:
-        for file in write_report(run):
+        for file in renew_report(run):
             console.print(str(file), soft_wrap=True)
         return
     loaded = [load_run(path) for path in (run, *runs)]
@@ -394,6 +394,17 @@ def _stop(path: Path, interrupted: Interrupted) -> NoReturn:
     sys.exit(128 + interrupted.signal)
 
 
+def _not_taken(token: str) -> str:
+    """Returns what to tell the user of a word that a command does not take."""
+    if "=" not in token:
+        return f"{token}: is not taken here; leave it out, or see --help"
+    return (
+        f"{token}: only run, compare and show take values; leave it out. A run that "
+        "goes on takes them from its config.toml, and from there what --allow-change "
+        "names"
+    )
+
+
 def _show_warning(
     message: Warning | str, category: type[Warning], *place: object
 ) -> None:
@@ -425,6 +436,8 @@ def main(tokens: list[str] | None = None) -> None:
     except OptionError as error:
         # Of parts that find each other only as they are compiled.
         lines = (str(error),)
+    except UnusedCliTokensError as error:
+        lines = tuple(map(_not_taken, error.unused_tokens or ()))
     except CycloptsError as error:
         lines = (" ".join(str(error).split()),)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -132,9 +132,9 @@ def json_schema(config: Path | None = None) -> dict[str, Any]:
 def _read(path: Path) -> str:
     try:
         if path.is_dir():
-            raise UserError(
-                f"{path}: is a folder; name a config file, such as {path}/*.toml"
-            )
+            own = path / "config.toml"
+            such = own if own.is_file() else path / "*.toml"
+            raise UserError(f"{path}: is a folder; name a config file, such as {such}")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; configs end in .toml") from None

@@ -40,8 +40,8 @@ CONFIG, FACTS, METRICS, CHECKPOINTS, PLOTS, VOCABULARY, SAMPLES, NON_FINITE = (
     "samples.txt",
     "non_finite",
 )
-# What makes a directory that of a comparison, and not of a run.
-COMPARISON = "comparison.json"
+# What makes a directory that of a comparison, and not of a run; and a run in it.
+COMPARISON, REFERENCE = "comparison.json", "reference"
 
 # Facts of the data that say where it lies: the same data may lie elsewhere.
 PLACES = "source", "python"
@@ -92,6 +92,11 @@ class Run:
         check_which(which)
         if not path.is_dir():
             raise UserError(f"{path}: no such run directory")
+        if (path / COMPARISON).is_file():
+            raise UserError(
+                f"{path}: is a comparison, and not a run; name the run that it "
+                f"trained, {path / REFERENCE}"
+            )
         for name in (CONFIG, FACTS):
             if not (path / name).is_file():
                 raise UserError(f"{path}: not a run directory; it has no {name}")

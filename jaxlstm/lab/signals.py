@@ -9,8 +9,11 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal stopped the run; it was saved.
+
+    No `Exception`: it may be raised inside of libraries, which catch those, as JAX does
+    of a backend that does not start.
 
     Attributes:
       signal: its number.

@@ -26,6 +26,7 @@ _MESSAGES = {
     "greater_than_equal": "use a number of at least {ge}",
     "less_than": "use a number less than {lt}",
     "less_than_equal": "use a number of at most {le}",
+    "too_short": "name at least {min_length}",
     "list_type": "is not a list; write [...]",
     "model_type": "is not a section; write [{key}] and its keys below",
 }

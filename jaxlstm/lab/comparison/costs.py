@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -14,6 +15,7 @@ from jaxlstm.diagnostics.operations import count_operations
 from jaxlstm.estimators import GradientEstimator, Segment
 from jaxlstm.lab.comparison.problem import Member, Part, Problem, as_dtype
 from jaxlstm.lab.memory import describe_bytes, device_memory
+from jaxlstm.model import Model
 from jaxlstm.types import PyTree
 
 # Times of a length that costs are only compared at.
@@ -77,7 +79,9 @@ def check_feasible(problem: Problem, member: Member) -> str | None:
 
     Looked at are shapes: first the parameters, their gradient and the estimator's
     state, and, where these fit, what the compiled estimate of a segment needs. Nothing
-    of their size is made. It is in float64, in which gradients are compared.
+    of their size is made. It is in float64, in which gradients are compared; the first
+    look takes the model as it is, whose structure has been found already, and counts 8
+    bytes a number.
 
     Args:
       problem: what it is to be measured on.
@@ -86,30 +90,41 @@ def check_feasible(problem: Problem, member: Member) -> str | None:
     limit, _ = device_memory(jax.devices()[0])
     if limit is None:
         return None
-    batch = problem.experiment.batch_size
-    with jax.enable_x64(True), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # Of an index that 32 bits do not hold.
         warnings.simplefilter("ignore")
-        model = problem.model("float64")
-        estimator = problem.estimator(member, model)
-        key = jax.random.key(0)
-        params = jax.eval_shape(model.init, key)
-        state = jax.eval_shape(
-            lambda params, key: estimator.init(params, (batch,), key), params, key
-        )
-        needed = 2 * _bytes(params) + _bytes(state)
+        params, state, _ = _shapes(problem, member, problem.model())
+        needed = 2 * _bytes_in_float64(params) + _bytes_in_float64(state)
         if needed <= limit:
-            segment = jax.eval_shape(
-                lambda: as_dtype(problem.window(0, 1)[0], "float64")
-            )
-            lowered = jax.jit(estimator.estimate).lower(params, state, segment)
-            needed = _needed(lowered.compile()) or 0
+            with jax.enable_x64(True):
+                needed = _compiled_bytes(problem, member)
     if needed <= limit:
         return None
     return (
         f"would take at least {describe_bytes(needed)} of memory, and there are "
         f"{describe_bytes(limit)}"
     )
+
+
+def _shapes(
+    problem: Problem, member: Member, model: Model
+) -> tuple[Any, Any, GradientEstimator]:
+    """Returns the shapes of parameters and an estimator's state, and the estimator."""
+    estimator = problem.estimator(member, model)
+    key, batch = jax.random.key(0), problem.experiment.batch_size
+    params = jax.eval_shape(model.init, key)
+    state = jax.eval_shape(
+        lambda params, key: estimator.init(params, (batch,), key), params, key
+    )
+    return params, state, estimator
+
+
+def _compiled_bytes(problem: Problem, member: Member) -> int:
+    """Returns the bytes that an estimate in float64 needs; 0 where it is not said."""
+    params, state, estimator = _shapes(problem, member, problem.model("float64"))
+    segment = jax.eval_shape(lambda: as_dtype(problem.window(0, 1)[0], "float64"))
+    lowered = jax.jit(estimator.estimate).lower(params, state, segment)
+    return _needed(lowered.compile()) or 0
 
 
 class Case:
@@ -228,6 +243,15 @@ def _needed(compiled: Any) -> int | None:
         return None
     parts = "argument", "output", "temp"
     return sum(getattr(analysis, f"{part}_size_in_bytes") for part in parts)
+
+
+def _bytes_in_float64(tree: PyTree) -> int:
+    """Returns the bytes of a tree whose floats are of 8 bytes each."""
+    return sum(
+        leaf.size
+        * (8 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype.itemsize)
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _bytes(tree: PyTree) -> int:

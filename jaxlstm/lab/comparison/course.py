@@ -13,10 +13,11 @@ from jaxlstm.lab.comparison import accuracy, costs, flow, lags, races, vanishing
 from jaxlstm.lab.comparison.display import Display
 from jaxlstm.lab.comparison.plan import Plan
 from jaxlstm.lab.comparison.problem import Part, Problem
-from jaxlstm.lab.comparison.reference import REFERENCE, train_reference
+from jaxlstm.lab.comparison.reference import train_reference
 from jaxlstm.lab.comparison.report.writer import write_report
 from jaxlstm.lab.comparison.store import PARTS, Store
 from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.runs import PLOTS, REFERENCE
 from jaxlstm.lab.schema import CompareSection
 from jaxlstm.lab.signals import Interrupted, StopRequest
 
@@ -102,7 +103,7 @@ def carry_out(
     try:
         _measure_all(store, plan, console, request)
         note("measured")
-        files = write_report(store.path)
+        files = renew_report(store.path)
         note("finished")
     except Interrupted:
         note("stopped")
@@ -112,6 +113,24 @@ def carry_out(
         with contextlib.suppress(UserError):
             note("failed")
         raise
+    return files
+
+
+def renew_report(folder: Path) -> list[Path]:
+    """Writes the report of a comparison, and removes pictures that it does not show.
+
+    Args:
+      folder: the comparison's directory.
+
+    Returns:
+      The files of the report.
+
+    Raises:
+      UserError: something cannot be read, or not be written.
+    """
+    files = write_report(folder)
+    for picture in {*(folder / PLOTS).glob("*.png")} - {*files}:
+        picture.unlink(missing_ok=True)
     return files
 
 

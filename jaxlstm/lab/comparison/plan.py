@@ -7,10 +7,13 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxlstm.lab.comparison.costs import check_feasible
 from jaxlstm.lab.comparison.problem import Member, Problem, Progress
 from jaxlstm.lab.comparison.reference import choose_updates
 from jaxlstm.lab.comparison.store import Store
+from jaxlstm.lab.comparison.windows import read_window
 from jaxlstm.lab.config import Config, import_path, load_config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment, build
@@ -18,10 +21,14 @@ from jaxlstm.lab.files import write_text
 from jaxlstm.lab.fingerprint import Facts, find_changes, hardware, settings, software
 from jaxlstm.lab.memory import check_memory
 from jaxlstm.lab.runs import CONFIG, PLACES
+from jaxlstm.lab.schema import CompareSection
+
+# Segments that are looked at for one with a loss, where the windows have none.
+FURTHEST = 1000
 
 
 class LeftOut(UserWarning):
-    """An estimator cannot be compared; the others are."""
+    """Something cannot be measured; the rest is."""
 
 
 class Plan(NamedTuple):
@@ -70,6 +77,8 @@ def make_plan(
             faults += error.lines
     if faults:
         raise UserError(*faults)
+    assert config.sections.compare is not None
+    _check_scored(problem, config.sections.compare)
     members, refused = [], {}
     for member in problem.members:
         progress(f"whether there is the memory for {member.label}")
@@ -79,9 +88,19 @@ def make_plan(
         else:
             refused[member.label] = reason
     if not members:
-        raise UserError(*(f"[compare] {k}: {why}" for k, why in refused.items()))
+        raise UserError(
+            *(
+                f"[compare] {label}: {reason}; leave it out, or lower model.hidden_size"
+                for label, reason in refused.items()
+            )
+        )
     for label, reason in refused.items():
-        warnings.warn(f"[compare] {label}: {reason}; left out", LeftOut, stacklevel=2)
+        warnings.warn(
+            f"[compare] {label}: {reason}; left out: lower model.hidden_size to "
+            "compare it",
+            LeftOut,
+            stacklevel=2,
+        )
     return Plan(experiment, tuple(members), refused)
 
 
@@ -97,6 +116,41 @@ def _check_section(config: Config, where: str) -> None:
             f"{where}: [train] patience = {train.patience}: the reference run of a "
             "comparison trains to its end; leave it out"
         )
+
+
+def _check_scored(problem: Problem, section: CompareSection) -> None:
+    """Refuses windows without a loss, whose gradients are all zero.
+
+    Raises:
+      UserError: no step of theirs is scored.
+    """
+    size, count = section.segments_per_window, section.num_windows
+    furthest = max(size * count, FURTHEST)
+    first = next((n for n in range(furthest) if _is_scored(problem, n)), None)
+    where = f"[compare] segments_per_window = {size}"
+    if first is None:
+        raise UserError(
+            f"{where}: no step of the first {furthest:,} training segments is scored; "
+            "mend the mask and the weights of the task"
+        )
+    if first >= size * count:
+        raise UserError(
+            f"{where}: no step of the first {count} windows is scored; set it to at "
+            f"least {first // count + 1}"
+        )
+    if first >= size:
+        warnings.warn(
+            f"{where}: no step of the first window is scored, the only one that lags "
+            f"and flow are measured on; set it to at least {first + 1}",
+            LeftOut,
+            stacklevel=3,
+        )
+
+
+def _is_scored(problem: Problem, number: int) -> bool:
+    """Returns whether any step of a training segment has a loss."""
+    (segment,) = read_window(problem, number, 1).segments
+    return bool(np.any(segment.mask & (segment.weights != 0)))
 
 
 def begin(folder: Path, plan: Plan) -> Store:
@@ -137,7 +191,7 @@ def reopen(folder: Path, config: Config | None = None) -> tuple[Store, Plan]:
     Raises:
       UserError: it was begun with something else, which is named.
     """
-    store = Store.open(folder)
+    store = Store.open(folder, measures=True)
     if config is None:
         folders = [
             path

@@ -15,12 +15,10 @@ from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.experiment import Experiment
 from jaxlstm.lab.fingerprint import Change, find_changes, settings
 from jaxlstm.lab.runner import train_run
-from jaxlstm.lab.runs import CHECKPOINTS, FACTS, Run
+from jaxlstm.lab.runs import CHECKPOINTS, FACTS, REFERENCE, Run
 from jaxlstm.lab.signals import StopRequest
 from jaxlstm.lab.start import claim_folder, create_run
 from jaxlstm.types import PyTree
-
-REFERENCE = "reference"
 
 
 def choose_updates(experiment: Experiment) -> tuple[int, ...]:

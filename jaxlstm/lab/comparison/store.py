@@ -32,6 +32,7 @@ from jaxlstm.lab.files import cannot_write, write_bytes, write_text
 from jaxlstm.lab.runs import COMPARISON, format_facts
 
 PARTS, SNAPSHOTS = "parts", "snapshots"
+_AGAIN = "; it is measured again"
 
 
 class Store:
@@ -41,17 +42,22 @@ class Store:
       path: of its directory.
       facts: what comparison.json says. `measured` holds, by name, the files of what was
         measured with their hashes, and the seconds that it took.
+      measures: whether what is lost or damaged is measured again, or left out.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any]):
-        self.path, self.facts = path, facts
+    def __init__(self, path: Path, facts: dict[str, Any], *, measures: bool = True):
+        self.path, self.facts, self.measures = path, facts, measures
         self.facts.setdefault("measured", {})
         # Of pieces of the part at hand that were measured by an earlier process.
         self._seconds_before = 0.0
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, path: Path, *, measures: bool = False) -> "Store":
         """Opens a directory.
+
+        Args:
+          path: of the directory.
+          measures: whether it is gone on with, and not only read.
 
         Raises:
           UserError: its facts cannot be read.
@@ -69,7 +75,7 @@ class Store:
             raise UserError(
                 f"{file}: is damaged: {absent[0]} is missing; bring back what it held"
             )
-        return cls(path, facts)
+        return cls(path, facts, measures=measures)
 
     def note(self, **facts: Any) -> None:
         """Writes further facts into comparison.json."""
@@ -126,7 +132,8 @@ class Store:
                 content = path.read_bytes()
             if content is None or _hash(content) != sha256:
                 fault = "is missing" if content is None else "is damaged"
-                warn(f"{path}: {fault}; it is measured again")
+                again = f" and left out; `jaxlstm resume {self.path}` measures it again"
+                warn(f"{path}: {fault}{_AGAIN if self.measures else again}")
                 return None
             contents[path.suffix] = content
         values = json.loads(contents.get(".json", b"{}"))

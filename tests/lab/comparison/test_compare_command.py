@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import pytest
 from jaxlstm.lab import commands, load_run
 from jaxlstm.lab.comparison import course, plan
 from jaxlstm.lab.comparison.problem import Part
+from jaxlstm.lab.config import load_config
 from jaxlstm.lab.signals import Interrupted
 from tests.lab import children, tiny
+from tests.lab.comparison import parts
 
 SECTION = """
 [compare]
@@ -129,6 +132,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "[compare] artbp(p=1.5): p: 1.5 is not a probability below 1; use one in ",
         ),
         (["compare.estimators=['tests.lab.tiny:Tiny']"], "name a function of the form"),
+        (
+            ["compare.learning_rates=[]"],
+            "compare.learning_rates = []: name at least 1",
+        ),
     ],
 )
 def test_fault_is_told_before_anything_is_made(
@@ -139,6 +146,110 @@ def test_fault_is_told_before_anything_is_made(
     assert outcome.code == 2
     assert any(message in line for line in outcome.faults), outcome.faults
     assert set(tmp_path.iterdir()) == before
+
+
+def test_signal_that_comes_inside_of_a_library_stops(
+    config, command, tmp_path, monkeypatch
+):
+    reached = []
+
+    def build(config: Any) -> None:
+        del config
+        # As JAX does while it looks for a backend.
+        with contextlib.suppress(Exception):
+            signal.raise_signal(signal.SIGTERM)
+        reached.append(True)
+
+    monkeypatch.setattr(plan, "build", build)
+    outcome = command("compare", config, "--out", tmp_path / "out")
+    assert outcome.code == 128 + signal.SIGTERM
+    assert outcome.out.endswith("stopped; nothing was made\n")
+    assert not reached and not (tmp_path / "out").exists()
+
+
+def unscore(monkeypatch, count: int) -> None:
+    """Takes the loss from the first segments, in one way or another."""
+    draw = tiny.Tiny._draw
+
+    def draw_unscored(task: Any, split: str, number: int, *options: Any) -> Any:
+        segment = draw(task, split, number, *options)
+        if number >= count:
+            return segment
+        name = "mask" if number % 2 else "weights"
+        return segment._replace(**{name: np.zeros_like(segment.mask)})
+
+    monkeypatch.setattr(tiny.Tiny, "_draw", draw_unscored)
+
+
+@pytest.mark.parametrize(
+    ("count", "fault"),
+    [
+        (2, "no step of the first 2 windows is scored; set it to at least 2"),
+        (5, "no step of the first 2 windows is scored; set it to at least 3"),
+        (
+            8,
+            "no step of the first 8 training segments is scored; mend the mask and the "
+            "weights of the task",
+        ),
+    ],
+)
+def test_windows_without_a_loss_are_refused(
+    count, fault, config, command, tmp_path, monkeypatch
+):
+    unscore(monkeypatch, count)
+    monkeypatch.setattr(plan, "FURTHEST", 8)
+    outcome = command("compare", config, "--out", tmp_path / "out")
+    assert outcome.faults == [f"[compare] segments_per_window = 1: {fault}"]
+    assert outcome.code == 2 and not (tmp_path / "out").exists()
+
+
+def test_first_window_without_a_loss_is_told(quick, config, monkeypatch):
+    unscore(monkeypatch, 1)
+    loaded = load_config(config)
+    with pytest.warns(plan.LeftOut, match="the first window .* set it to at least 2"):
+        plan.make_plan(loaded, str(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unscore(monkeypatch, 0)
+        plan.make_plan(load_config(config, ["compare.segments_per_window=2"]), "")
+    assert not quick
+
+
+def test_damaged_part_is_left_out_of_report_and_pictures(command, tmp_path):
+    out = tmp_path / "out"
+    parts.write(out, names=("vanishing",))
+    (out / "parts/vanishing.json").write_text("{")
+    (out / "plots").mkdir()
+    (out / "plots/vanishing.png").touch()
+    outcome = command("plot", out)
+    assert outcome.code == 0
+    assert outcome.faults == [
+        f"warning: {out}/parts/vanishing.json: is damaged and left out; `jaxlstm "
+        f"resume {out}` measures it again"
+    ]
+    assert not list((out / "plots").iterdir())
+    assert (
+        "vanishing.json is not there, or is damaged" in (out / "report.md").read_text()
+    )
+
+
+def test_comparison_is_no_run(command, tmp_path):
+    out = tmp_path / "out"
+    parts.write(out, names=())
+    for name in ("eval", "sample", "plot"):
+        tokens = (out, out) if name == "plot" else (out,)
+        assert command(name, *tokens).faults == [
+            f"{out}: is a comparison, and not a run; name the run that it trained, "
+            f"{out / 'reference'}"
+        ]
+    (fault,) = command("resume", out, "seed=3").faults
+    assert fault.startswith("seed=3: only run, compare and show take values; ")
+    (fault,) = command("resume", out, "more").faults
+    assert fault == "more: is not taken here; leave it out, or see --help"
+    (fault,) = command("show", out).faults
+    assert fault.endswith(f"such as {out / 'config.toml'}")
+    (fault,) = command("show", tmp_path).faults
+    assert fault.endswith(f"such as {tmp_path / '*.toml'}")
 
 
 def test_run_makes_nothing_of_the_section(config, command):
@@ -243,7 +354,7 @@ def test_refused_member_is_told_and_the_others_are_measured(
     monkeypatch.setattr(plan, "check_feasible", check)
     outcome = command("compare", config, "--out", tmp_path / "out")
     assert outcome.code == 0
-    assert f"warning: [compare] uoro: {reason}; left out" in outcome.err
+    assert f"warning: [compare] uoro: {reason}; left out: lower " in outcome.err
     assert not any("uoro" in text for text in quick)
     for name in ("costs", "races"):
         values = json.loads((tmp_path / f"out/parts/{name}.json").read_text())
@@ -258,7 +369,8 @@ def test_refused_member_is_told_and_the_others_are_measured(
     refused |= {"bptt", "uoro", "tbptt(horizon=2)"}
     outcome = command("compare", config, "--out", tmp_path / "none")
     assert outcome.code == 2 and len(outcome.faults) == 3
-    assert all(line.endswith(reason) for line in outcome.faults)
+    remedy = "; leave it out, or lower model.hidden_size"
+    assert all(line.endswith(reason + remedy) for line in outcome.faults)
     assert not (tmp_path / "none").exists()
 
 
