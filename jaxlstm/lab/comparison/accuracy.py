@@ -1,6 +1,7 @@
 """How close each estimator's gradient comes to the exact one, and how noisy it is."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from jaxlstm.lab.comparison.gradients import (
     DTYPE,
     Runner,
     collect,
-    compare,
     finite,
+    measure_bias,
     spread,
 )
 from jaxlstm.lab.comparison.problem import Member, Part, Problem, Snapshot, as_dtype
@@ -36,13 +37,17 @@ def measure(
                               draw, which is known by its gradients
         debiased              sqrt(max(0, relative_bias^2 - noise_floor^2))
         draw_variance         trace of the covariance of draws on a window, over |g|^2
-        data_variance         the same, of the mean over draws from window to window
+        data_variance         the same, of the mean over draws from window to window;
+                              None where the noise of the draws hides it
+
+    One draw does not tell the noise, and one window nothing of the data: what takes
+    them is None.
 
     *Frozen*: the weights stand still, and exact is the gradient of the window as one
-    sequence. *Online*: they move from segment to segment as in the reference run; exact
-    is the sum of the gradients of each segment's loss by the weights of then, through
-    the whole window so far. *Reach*: the loss is that of one step, the last one scored
-    in the first window, which k others come before.
+    sequence. *Online*: they move from segment to segment as `Reference` moves them;
+    exact is the sum of the gradients of each segment's loss by the weights of then,
+    through the whole window so far. *Reach*: the loss is that of one step, the last one
+    scored in the first window, which k others come before.
 
     Where the model draws as well, as with dropout, each draw is compared with the exact
     gradient under its own noise, and variances are those of the difference.
@@ -102,6 +107,7 @@ def _measure_snapshot(
             "loss": exact.loss,
             "norm": finite(np.linalg.norm(true)),
             "data_variance": spread(means, true),
+            "moved": exact.moved,
         },
         "members": members,
         "alignment": {
@@ -120,6 +126,7 @@ def _measure_member(
     """Returns a member's figures at a snapshot, its mean gradient and raw draws."""
     runner = bench.runners[member.label]
     count, draws = bench.count_draws(runner, bench.windows[0]), []
+    may_draw = bench.may_draw(runner, bench.windows[0])
     for number, window in enumerate(bench.windows):
         bench.problem.progress(f"{member.label}: window {number + 1}")
         gradients = (
@@ -128,7 +135,7 @@ def _measure_member(
         )
         made = collect(gradients, exact.frozen[number], kept)
         if count > 1 and number == 0 and made.are_one:
-            made, count = made.first(), 1
+            made, count, may_draw = made.first(), 1, False
         draws.append(made)
     arrays = {"mean": np.mean([each.mean for each in draws], axis=0)}
     if kept:
@@ -137,8 +144,9 @@ def _measure_member(
     values = {
         "kind": traits.kind,
         "online_form": traits.online,
+        "draws": may_draw,
         "num_draws": count,
-        "frozen": compare(draws, exact.frozen, bench.blocks),
+        "frozen": measure_bias(draws, exact.frozen, bench.blocks, may_draw=may_draw),
         "online": {"cosine": None, "norm_ratio": None},
     }
     if traits.online:
@@ -161,7 +169,7 @@ def _measure_online(
 
 
 def _measure_reach(bench: Bench, members: dict[str, Any]) -> dict[str, Any]:
-    """Returns cosine and norm ratio by lag, at the last snapshot.
+    """Returns cosine, norm ratio and noise floor by lag, at the last snapshot.
 
     Args:
       bench: what is measured with.
@@ -174,20 +182,24 @@ def _measure_reach(bench: Bench, members: dict[str, Any]) -> dict[str, Any]:
     windows = [window.reach_back(lag) for lag in lags]
     noises = bench.count_draws(bench.exact, window.as_one())
 
-    def mean(runner: Runner, window: Window, count: int) -> np.ndarray:
+    def draw(runner: Runner, window: Window, count: int) -> Iterator[np.ndarray]:
         made = runner([params], window, bench.keys(0, count))
-        return np.mean([each.gradient for each in made], axis=0)
+        return (each.gradient for each in made)
 
     @functools.cache
     def exact() -> list[np.ndarray]:
-        return [mean(bench.exact, each.as_one(), noises) for each in windows]
+        return [
+            np.array(list(draw(bench.exact, each.as_one(), noises))) for each in windows
+        ]
 
     def run(label: str) -> Part:
-        found, count = [], members[label]["num_draws"]
+        found, member = [], members[label]
         for each, true, lag in zip(windows, exact(), lags, strict=True):
             problem.progress(f"{label}: {lag} steps back")
-            found.append(align_vectors(mean(bench.runners[label], each, count), true))
-        figures = "cosine", "norm_ratio"
+            made = draw(bench.runners[label], each, member["num_draws"])
+            draws, may_draw = [collect(made, true)], member["draws"]
+            found.append(measure_bias(draws, true[None], {}, may_draw=may_draw))
+        figures = "cosine", "norm_ratio", "noise_floor"
         return Part({name: [each[name] for each in found] for name in figures})
 
     return {

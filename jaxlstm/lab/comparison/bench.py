@@ -1,7 +1,7 @@
 """What gradients are measured with: windows, runners, and the exact gradient."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -62,10 +62,14 @@ class Bench:
         key = jax.random.fold_in(jax.random.key(0), number)
         return (jax.random.fold_in(key, n) for n in range(count))
 
+    def may_draw(self, runner: Runner, window: Window) -> bool:
+        """Returns False where each draw of a window is the same."""
+        params = as_dtype(self.problem.snapshots[0].params, DTYPE)
+        return runner.may_draw(params, window)
+
     def count_draws(self, runner: Runner, window: Window) -> int:
         """Returns how many draws there are to be of a window."""
-        params = as_dtype(self.problem.snapshots[0].params, DTYPE)
-        return self.num_draws if runner.may_draw(params, window) else 1
+        return self.num_draws if self.may_draw(runner, window) else 1
 
     def count_kept(self) -> int:
         """Returns how many raw draws of a window and member can be kept."""
@@ -92,11 +96,14 @@ class Exact(NamedTuple):
         itself draws, and else 1.
       online: [W, M, P] with the weights moving, or None.
       loss: the mean over all that is scored.
+      moved: how far the weights move over a window, in units of their norm, the mean
+        over windows; None where no member is measured with moving weights.
     """
 
     frozen: np.ndarray
     online: np.ndarray | None
     loss: float | None
+    moved: float | None
 
 
 class Stand:
@@ -121,8 +128,9 @@ class Stand:
         """Returns the exact gradients; kept where the comparison is stopped."""
         name = f"exact at update {self._snapshot.update}"
         piece = self._bench.problem.keep(name, self._measure_exact)
-        loss = piece.values["loss"]
-        return Exact(piece.arrays["frozen"], piece.arrays.get("online"), loss)
+        arrays, values = piece.arrays, piece.values
+        online = arrays.get("online")
+        return Exact(arrays["frozen"], online, values["loss"], values["moved"])
 
     def _measure_exact(self) -> Part:
         bench, update = self._bench, self._snapshot.update
@@ -143,7 +151,19 @@ class Stand:
                 terms.append([each.gradient for each in made])
             online.append(np.sum(terms, axis=0))
         loss, weight = np.sum(losses, axis=0)
+        values = {"loss": finite(loss / weight) if weight else 0.0, "moved": None}
         arrays = {"frozen": np.array(frozen)}
         if online:
             arrays["online"] = np.array(online)
-        return Part({"loss": finite(loss / weight) if weight else 0.0}, arrays)
+            values["moved"] = finite(np.mean([_distance(path) for path in self.paths]))
+        return Part(values, arrays)
+
+
+def _distance(path: Sequence[PyTree]) -> float:
+    """Returns how far apart the ends of a path are, in units of the first's norm."""
+    first, last = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+        for params in (path[0], path[-1])
+    )
+    with np.errstate(all="ignore"):
+        return float(np.linalg.norm(last - first) / np.linalg.norm(first))

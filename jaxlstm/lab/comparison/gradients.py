@@ -157,8 +157,12 @@ def collect(draws: Iterable[np.ndarray], exact: np.ndarray, kept: int = 0) -> Dr
     return Draws(mean, squares / max(1, count - 1), count, alike, raw)
 
 
-def compare(
-    draws: Sequence[Draws], exact: np.ndarray, blocks: dict[str, np.ndarray]
+def measure_bias(
+    draws: Sequence[Draws],
+    exact: np.ndarray,
+    blocks: dict[str, np.ndarray],
+    *,
+    may_draw: bool,
 ) -> dict[str, Any]:
     """Returns the figures of a member beside the exact gradient.
 
@@ -166,26 +170,30 @@ def compare(
       draws: of each window.
       exact: [W, M, P].
       blocks: by name, which entries [P] are of it.
+      may_draw: whether another draw may be another gradient. The noise of one that may
+        is not known by a single draw.
 
     Returns:
       As `measure` of the accuracy describes them; None where there is no figure.
     """
     true, mean = exact.mean(axis=(0, 1)), np.mean([each.mean for each in draws], axis=0)
     noises = [each.variance / each.count for each in draws]
-    count, single = len(draws), draws[0].count == 1
+    count, unknown = len(draws), may_draw and draws[0].count == 1
     with np.errstate(all="ignore"):
         norm = np.linalg.norm(true)
         bias = align_vectors(mean - true, true)["norm_ratio"]
-        floor = None if single else finite(math.sqrt(sum(noises)) / count / norm)
+        floor = None
+        if may_draw and not unknown:
+            floor = finite(math.sqrt(sum(noises)) / count / norm)
+        variance = finite(np.mean([each.variance for each in draws]) / norm**2)
+        data = spread([each.mean for each in draws], true, noises)
         return {
             **align_vectors(mean, true),
             "relative_bias": bias,
             "noise_floor": floor,
-            "debiased": debias(bias, floor),
-            "draw_variance": finite(
-                np.mean([each.variance for each in draws]) / norm**2
-            ),
-            "data_variance": spread([each.mean for each in draws], true, noises),
+            "debiased": None if unknown else debias(bias, floor),
+            "draw_variance": None if unknown else variance,
+            "data_variance": None if unknown else data,
             "blocks": {
                 name: align_vectors(mean[entries], true[entries])
                 for name, entries in blocks.items()
@@ -203,7 +211,9 @@ def debias(bias: float | None, floor: float | None) -> float | None:
 def spread(
     means: Sequence[np.ndarray], true: np.ndarray, noises: Sequence[float] = (0.0,)
 ) -> float | None:
-    """Returns the variance from window to window, over |g|^2; None of one window.
+    """Returns the variance from window to window, over |g|^2.
+
+    None of one window, and where the noise of the means hides it.
 
     Args:
       means: [P] of the draws on each window.
@@ -214,7 +224,8 @@ def spread(
         return None
     with np.errstate(all="ignore"):
         whole = np.sum(np.var(means, axis=0, ddof=1)) - np.mean(noises)
-        return finite(max(0.0, whole) / np.sum(true**2))
+        hidden = any(noises) and whole <= 0
+        return None if hidden else finite(whole / np.sum(true**2))
 
 
 def finite(value: Any) -> float | None:

@@ -114,19 +114,24 @@ class Reference:
     """Goes on training from a snapshot, as the reference run would have.
 
     By its estimator and its optimizer at the learning rate of that update, on the
-    segments of a window, from the model's initial state. What an optimizer has gathered
-    of earlier gradients is not kept in a snapshot, and begins anew.
+    segments of a window, from the model's initial state. From a snapshot with fewer
+    updates left than the window has segments it goes at the rates of the last ones:
+    those after the end, of a schedule that ends at zero, would move nothing. What an
+    optimizer has gathered of earlier gradients is not kept in a snapshot, and begins
+    anew.
     """
 
     def __init__(self, problem: Problem):
         self.trainer = problem.experiment.trainer
+        self.num_updates = problem.experiment.num_updates
         self.batch_size = problem.experiment.batch_size
         self._begin = jax.jit(self._start)
         self._update: Any = None
 
     def walk(self, snapshot: Snapshot, segments: Sequence[Segment]) -> list[PyTree]:
         """Returns the parameters before the update on each of the segments."""
-        state = self._begin(snapshot.params, snapshot.update)
+        latest = max(0, self.num_updates - len(segments))
+        state = self._begin(snapshot.params, min(snapshot.update, latest))
         path = [snapshot.params]
         for segment in segments[:-1]:
             block = stack([segment])

@@ -50,6 +50,7 @@ def make_accuracy() -> Values:
     labels = ["exact", *(label for label in MEMBERS if label != REFUSED)]
     for update in SNAPSHOTS:
         exact = {"loss": 0.7 - update / 2000, "norm": 0.3, "data_variance": 0.21}
+        exact["moved"] = 0.02 - update / 50000
         members: Values = {}
         for label, (kind, online, keeps, spread, *_) in MEMBERS.items():
             if label == REFUSED:
@@ -64,6 +65,7 @@ def make_accuracy() -> Values:
             members[label] = {
                 "kind": kind,
                 "online_form": online,
+                "draws": bool(spread),
                 "num_draws": 64 if spread else 1,
                 "frozen": {
                     "cosine": whole,
@@ -104,8 +106,9 @@ def make_accuracy() -> Values:
         else {
             "cosine": [keeps**lag for lag in LAGS[:-1]] + [None],
             "norm_ratio": [keeps ** (lag / 2) for lag in LAGS],
+            "noise_floor": [math.sqrt(spread / 64) if spread else None] * len(LAGS),
         }
-        for label, (_, _, keeps, *_) in MEMBERS.items()
+        for label, (_, _, keeps, spread, *_) in MEMBERS.items()
     }
     return {
         "num_windows": WINDOWS,
@@ -143,7 +146,11 @@ def make_costs() -> Values:
         flops = None if label == "pes" else int(2e9 * seconds)
         members[label] = {
             "compile_seconds": 0.4 + 30 * seconds,
-            "seconds": {"median": seconds, "low": 0.9 * seconds, "high": 1.3 * seconds},
+            "seconds": {
+                "median": 1.02 * seconds,
+                "low": seconds,
+                "high": 1.3 * seconds,
+            },
             "temporary_bytes": None if label == "uoro" else memory,
             "carried_bytes": 1024 * (1 + 20 * online),
             "flops": flops,
@@ -151,6 +158,7 @@ def make_costs() -> Values:
         growth = [length / LENGTHS[1] for length in LENGTHS]
         scaling[label] = {
             "seconds": [seconds * g for g in growth],
+            "seconds_median": [1.1 * seconds * g for g in growth],
             "temporary_bytes": [
                 None if label == "uoro" else int(memory * (1 if online else g))
                 for g in growth
@@ -197,10 +205,12 @@ def make_races() -> Values:
             "tuning": [0.6, 0.5, 0.55 if n % 2 else None],
             "losses": losses,
             "seconds_per_update": milliseconds / 1000,
+            "seconds_per_update_median": 1.05 * milliseconds / 1000,
             "at_equal_updates": at_equal,
             "at_equal_seconds": {
                 "seconds": 0.55,
                 "updates": int(500 * 1.1 / milliseconds),
+                "updates_low": int(500 * 1.1 / 1.05 / milliseconds),
                 **at_equal,
             },
         }

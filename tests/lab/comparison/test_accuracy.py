@@ -14,7 +14,7 @@ from jaxlstm.estimators import GradientEstimator, Segment, Traits, rtrl
 from jaxlstm.lab import Source
 from jaxlstm.lab.comparison import bench
 from jaxlstm.lab.comparison.accuracy import measure
-from jaxlstm.lab.comparison.gradients import collect, compare
+from jaxlstm.lab.comparison.gradients import collect, measure_bias
 from jaxlstm.lab.comparison.problem import Member, Problem, Snapshot, as_dtype
 from jaxlstm.lab.comparison.windows import Reference, Window, read_window
 from jaxlstm.lab.config import load_config
@@ -159,9 +159,10 @@ def test_draws_are_summed_up():
 def test_figures_of_draws():
     random = np.random.default_rng(1)
     exact, draws = random.normal(size=(3, 1, 5)), random.normal(size=(3, 8, 5))
+    draws += np.arange(3)[:, None, None]
     blocks = {"first": np.arange(5) < 2, "rest": np.arange(5) >= 2}
     collected = [collect(d, g) for d, g in zip(draws, exact, strict=True)]
-    found = compare(collected, exact, blocks)
+    found = measure_bias(collected, exact, blocks, may_draw=True)
 
     g, mean = exact.mean((0, 1)), draws.mean((0, 1))
     square, means = g @ g, draws.mean(1)
@@ -175,9 +176,9 @@ def test_figures_of_draws():
         "norm_ratio": np.sqrt(mean @ mean / square),
         "relative_bias": bias,
         "noise_floor": floor,
-        "debiased": np.sqrt(max(0, bias**2 - floor**2)),
+        "debiased": np.sqrt(bias**2 - floor**2),
         "draw_variance": by_window.mean() / square,
-        "data_variance": max(0, between) / square,
+        "data_variance": between / square,
     }
     assert list(found.pop("blocks")) == ["first", "rest"]
     assert found == pytest.approx(expected, rel=1e-12)
@@ -185,7 +186,8 @@ def test_figures_of_draws():
 
 def test_figures_that_there_are_none_of():
     exact, one = np.zeros((1, 1, 2)), np.ones((1, 2))
-    found = compare([collect(one, exact[0])], exact, {"all": np.ones(2, bool)})
+    blocks = {"all": np.ones(2, bool)}
+    found = measure_bias([collect(one, exact[0])], exact, blocks, may_draw=False)
     wanted = {
         **NOTHING,
         "relative_bias": None,
@@ -196,11 +198,38 @@ def test_figures_that_there_are_none_of():
         "blocks": {"all": NOTHING},
     }
     assert found == wanted
-    single = compare([collect(one, one)] * 2, np.ones((2, 1, 2)), {})
+    true = np.ones((2, 1, 2))
+    single = measure_bias([collect(one, one)] * 2, true, {}, may_draw=False)
     assert single["noise_floor"] is None and single["draw_variance"] == 0
     assert single["relative_bias"] == single["debiased"] == 0
-    broken = compare([collect(one * np.nan, one)] * 2, np.ones((2, 1, 2)), {})
+    assert single["data_variance"] == 0
+    spoilt = [collect(one * np.nan, one)] * 2
+    broken = measure_bias(spoilt, true, {}, may_draw=False)
     assert broken["cosine"] is broken["relative_bias"] is broken["debiased"] is None
+
+
+def test_one_draw_does_not_tell_its_noise():
+    one, true = np.full((1, 2), 1.5), np.ones((2, 1, 2))
+    draws = [collect(one, true[0]), collect(2 * one, true[1])]
+    found = measure_bias(draws, true, {}, may_draw=True)
+    assert found["relative_bias"] == pytest.approx(1.25)
+    unknown = "noise_floor", "debiased", "draw_variance", "data_variance"
+    assert {found[name] for name in unknown} == {None}
+    still = measure_bias(draws, true, {}, may_draw=False)
+    assert still["debiased"] == still["relative_bias"] == found["relative_bias"]
+    assert still["data_variance"] == pytest.approx(0.5 * 1.5**2)
+
+
+def test_variance_over_data_that_noise_hides():
+    draws, true = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.ones((2, 1, 2))
+    # The means of both windows are alike, and each has a variance of 1.
+    found = measure_bias([collect(draws, true[0])] * 2, true, {}, may_draw=True)
+    assert found["draw_variance"] == pytest.approx(1)
+    assert found["data_variance"] is None
+    apart = [collect(draws + shift, true[0]) for shift in (0.0, 4.0)]
+    found = measure_bias(apart, true, {}, may_draw=True)
+    # Of two entries each 8, less the 1 of the noise, over |g|^2 = 2.
+    assert found["data_variance"] == pytest.approx((16 - 1) / 2)
 
 
 @pytest.mark.slow
@@ -226,6 +255,9 @@ def test_gradients_are_those_of_a_loop(config: Path, x64: None):
         return [snapshot.params, optax.apply_updates(snapshot.params, updates)]
 
     windows = [read_window(problem, n, 2) for n in range(2)]
+    ends = [(flat(first), flat(last)) for first, last in map(walk, windows)]
+    lengths = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in ends]
+    assert values["exact"]["moved"] == pytest.approx(np.mean(lengths), rel=1e-10)
     exact = [gradient(snapshot.params, window.whole) for window in windows]
     assert_close(part.arrays["exact-5"], np.float32(exact), 1e-6)
     g = np.mean(exact, axis=0)
@@ -240,7 +272,7 @@ def test_gradients_are_those_of_a_loop(config: Path, x64: None):
     assert still["data_variance"] == pytest.approx(spread, rel=1e-10)
     for figures in still["blocks"].values():
         assert figures == pytest.approx({"cosine": 1, "norm_ratio": 1}, abs=1e-12)
-    assert members["rtrl"]["num_draws"] == 1
+    assert members["rtrl"]["num_draws"] == 1 and not members["rtrl"]["draws"]
     assert members["bptt"]["online"] == NOTHING
     # Its segments do not pass the gradient on.
     assert members["bptt"]["frozen"]["cosine"] < 1 - 1e-4
@@ -273,7 +305,7 @@ def test_gradients_are_those_of_a_loop(config: Path, x64: None):
     # Of 2 segments a window, each with noise on every parameter; its variance has a
     # standard error of sqrt(2 / (2 windows x 15 x 80)), 3 %.
     noise = members["noisy"]
-    assert noise["num_draws"] == 16
+    assert noise["num_draws"] == 16 and noise["draws"]
     expected = 2 * SIGMA**2 * len(g) / (g @ g)
     assert noise["frozen"]["draw_variance"] == pytest.approx(expected, rel=0.15)
     floor = np.sqrt(noise["frozen"]["draw_variance"] / 32)
@@ -303,8 +335,9 @@ def test_weights_move_at_the_rate_of_their_update(config: Path):
         first, second = reference.walk(snapshot._replace(update=update), segments)
         assert first is snapshot.params
         moved.append(np.max(np.abs(flat(second) - flat(first))))
-    # Adam's first step is as long as the learning rate, which is zero at the end.
-    rates = [0.05 * (1 + np.cos(np.pi * update / 12)) / 2 for update in (0, 9, 12)]
+    # Adam's first step is as long as the learning rate. It is zero at the end, where
+    # the weights go at the rates of the last two updates.
+    rates = [0.05 * (1 + np.cos(np.pi * update / 12)) / 2 for update in (0, 9, 10)]
     np.testing.assert_allclose(moved, rates, rtol=1e-3, atol=1e-9)
 
 
@@ -317,6 +350,7 @@ def test_reach_by_lag(config: Path, x64: None):
     assert reach["members"]["rtrl"] == {
         "cosine": pytest.approx([1] * 5, abs=1e-12),
         "norm_ratio": pytest.approx([1] * 5, abs=1e-12),
+        "noise_floor": [None] * 5,
     }
     # Tiny scores the last step of each segment. Of a lag of 4 bptt sees 3 steps.
     window = read_window(problem, 0, 2)

@@ -47,7 +47,9 @@ def test_twelve_estimators_can_be_told_apart():
 def test_estimator_looks_alike_in_all_pictures():
     figures = [
         accuracy_pictures.draw_reach(parts.make_accuracy(), LOOKS),
-        accuracy_pictures.draw_bias_and_variance(parts.make_accuracy(), LOOKS),
+        accuracy_pictures.draw_bias_and_variance(parts.make_accuracy(), LOOKS)[
+            "bias_variance"
+        ],
         cost_pictures.draw_scaling(parts.make_costs(), LOOKS),
         cost_pictures.draw_races(parts.make_races(), LOOKS),
     ]
@@ -72,13 +74,14 @@ def test_reach_is_that_of_the_part():
         for label, line in lines.items():
             expected = as_numbers(values["reach"]["members"][label][name])
             np.testing.assert_array_equal(line.get_ydata(), expected)
+            assert (line.get_alpha() is not None) == bool(parts.MEMBERS[label][3])
         ticks = [int(text.get_text()) for text in axes.get_xticklabels()]
         assert ticks == parts.LAGS
 
 
-def test_bias_stands_at_its_variances_and_hidden_ones_at_the_floor():
+def test_bias_stands_at_its_variances_and_hidden_ones_at_twice_the_floor():
     values = parts.make_accuracy()
-    figure = accuracy_pictures.draw_bias_and_variance(values, LOOKS)
+    (figure,) = accuracy_pictures.draw_bias_and_variance(values, LOOKS).values()
     fixed, draws, data = map(read_lines, figure.axes)
     members = values["snapshots"][-1]["members"]
     assert set(fixed) | set(draws) == set(data) == set(LABELS)
@@ -89,12 +92,35 @@ def test_bias_stands_at_its_variances_and_hidden_ones_at_the_floor():
         if label == "bptt":
             assert 0 < y < 0.01  # Where rounding is drawn.
             continue
-        assert y == max(frozen["relative_bias"], frozen["noise_floor"] or 0)
+        size, floor = frozen["relative_bias"], frozen["noise_floor"] or 0
+        assert y == (size if size > 2 * floor else 2 * floor)
         if frozen["draw_variance"]:
             ((x, again),) = draws[label].get_xydata()
             assert (x, again) == (frozen["draw_variance"], y)
     arrows = [text for text in figure.axes[1].texts if text.get_text() == ""]
-    assert len(arrows) == sum(kind == "unbiased" for kind, *_ in parts.MEMBERS.values())
+    unbiased = {x for x in LABELS if parts.MEMBERS[x][0] == "unbiased"}
+    assert len(arrows) == len(unbiased | {"pes"})
+    # No figure stands beside the band of those that are exact.
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    band: Any = axes.patches[0]
+    told = [tick for tick in axes.yaxis.get_ticklabels() if tick.get_text()]
+    assert told and min(float(tick.get_text()) for tick in told) > band.get_y()
+
+
+def test_panels_that_would_show_nothing_are_left_out():
+    def draw(labels: tuple[str, ...], **figures: Any) -> list[str]:
+        values = parts.only(parts.make_accuracy(), labels)
+        for label in labels:
+            values["snapshots"][-1]["members"][label]["frozen"] |= figures
+        drawn = accuracy_pictures.draw_bias_and_variance(values, LOOKS)
+        return [a.get_title() for figure in drawn.values() for a in figure.axes]
+
+    still, noisy, data = accuracy_pictures.TITLES.values()
+    assert draw(("bptt", "eprop")) == [still, data]
+    assert draw(("uoro",), data_variance=None) == [noisy]
+    # One draw does not tell its noise.
+    assert draw(("uoro",), debiased=None) == []
 
 
 def test_alignment_shows_every_cosine():
@@ -138,6 +164,25 @@ def test_races_show_the_mean_over_seeds_and_end_where_one_diverges():
     assert np.isnan(read_lines(left)["pes"].get_ydata()[4:]).all()
     labels = [str(line.get_label()) for line in left.lines]
     assert {"knowing neither: 0.6616", "both: 0.4545"} <= set(labels)
+
+
+@pytest.mark.parametrize(
+    ("references", "scale", "in_view"),
+    [([0.2, 0.9], 1.0, [0.2, 0.9]), ([1e-3, 0.0, 2.0], 1e-3, [1e-3, 2.0])],
+    ids=["linear", "logarithmic"],
+)
+def test_references_are_in_view_or_not_in_the_legend(references, scale, in_view):
+    values = parts.make_races()
+    for member in values["members"].values():
+        for curve in member.get("losses", ()):
+            curve[-1] = curve[-1] and scale * curve[-1]
+    values["references"] = [{"label": f"{x}", "loss": x} for x in references]
+    axes = cost_pictures.draw_races(values, LOOKS).axes[0]
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == ("log" if scale < 1 else "linear")
+    shown = [line.get_ydata()[0] for line in axes.lines if ": " in line.get_label()]
+    assert shown == in_view
+    assert all(low < loss < high for loss in shown)
 
 
 def test_advice_marks_what_keeps():

@@ -53,7 +53,7 @@ def heights_of(axes: Any) -> list[float]:
 
 
 def test_vanishing_has_a_column_for_each_cell_and_a_row_for_each_regime():
-    figure = draw_vanishing({"k": K, "curves": CURVES})
+    figure = draw_vanishing({"k": K, "curves": CURVES})["vanishing"]
     rest, driven = figure.axes[:4], figure.axes[4:]
     titles = ["RNN: recurrent gain", "GRU: recurrent gain", "LSTM: recurrent gain"]
     assert [a.get_title() for a in rest] == [*titles, "LSTM: forget bias, gain 1"]
@@ -75,11 +75,10 @@ def test_vanishing_has_a_column_for_each_cell_and_a_row_for_each_regime():
     figure.savefig(io.BytesIO())
 
 
-@pytest.mark.parametrize(
-    "curves", [[], [make_curve("rnn", 0.0, None, None)], CURVES[-1:]]
-)
+@pytest.mark.parametrize("curves", [[make_curve("rnn", 0.0, None, None)], CURVES[-1:]])
 def test_vanishing_draws_what_is_there(curves):
-    figure = draw_vanishing({"k": K, "curves": curves})
+    figure = draw_vanishing({"k": K, "curves": curves})["vanishing"]
+    assert not draw_vanishing({"k": K, "curves": []})
     assert len(figure.axes) == 2
     figure.savefig(io.BytesIO())
 

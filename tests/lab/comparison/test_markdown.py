@@ -70,12 +70,12 @@ def test_plain_text_has_no_markup():
 
 
 def test_tables_are_aligned():
-    rows = [["a|b", "0.100", "yes"], ["带", "< floor", ""], ["c", "1.2 (1 to 2)", "no"]]
+    rows = [["a|b", "0.100", "yes"], ["带", "< 0.200", ""], ["c", "1.2 (1 to 2)", "no"]]
     assert table(["name", "figure", "note"], rows) == [
         "| name |       figure | note |",
         "| ---- | -----------: | ---- |",
         "| a\\|b |        0.100 | yes  |",
-        "| 带   |      < floor |      |",
+        "| 带   |      < 0.200 |      |",
         "| c    | 1.2 (1 to 2) | no   |",
         "",
     ]

@@ -18,19 +18,33 @@ from jaxlstm.lab.comparison.report.looks import (
     set_title,
 )
 from jaxlstm.lab.comparison.report.material import ROUNDING, Values, measured
+from jaxlstm.lab.comparison.report.tables import find_hidden
 from jaxlstm.lab.errors import printable
+
+# Of a curve that its own noise moves.
+NOISY: Any = {"linestyle": ":", "alpha": 0.55}
+TITLES = {
+    "fixed": "No noise",
+    "draws": "Noise of its own draws",
+    "data": "Noise of the data",
+}
 
 
 def draw_reach(values: Values, looks: Looks) -> Figure:
-    """Draws cosine and norm ratio against how far back the inputs of a loss go."""
+    """Draws cosine and norm ratio against how far back the inputs of a loss go.
+
+    Curves of members that draw are dotted and lighter.
+    """
     reach = values["reach"]
     members = measured(reach["members"])
+    told = values["snapshots"][-1]["members"]
     figure = Figure(figsize=(10.5, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     places = np.arange(len(reach["lags"]))
     for label, member in members.items():
-        left.plot(places, numbers(member["cosine"]), **looks[label])
-        right.plot(places, numbers(member["norm_ratio"]), **looks[label])
+        look = {**looks[label], **(NOISY if told[label]["draws"] else {})}
+        left.plot(places, numbers(member["cosine"]), **look)
+        right.plot(places, numbers(member["norm_ratio"]), **look)
     left.set(ylabel="cosine with the exact gradient", title="Direction (1: the same)")
     right.set(ylabel="norm / norm of the exact gradient", title="Length (1: the same)")
     ratios = [numbers(member["norm_ratio"]) for member in members.values()]
@@ -49,69 +63,94 @@ def draw_reach(values: Values, looks: Looks) -> Figure:
     return figure
 
 
-def draw_bias_and_variance(values: Values, looks: Looks) -> Figure:
-    """Draws the bias of each estimator against its variances, both relative."""
+def draw_bias_and_variance(values: Values, looks: Looks) -> dict[str, Figure]:
+    """Draws the bias of each estimator against its variances, both relative.
+
+    A panel that would show nothing is left out, and so is the picture if all would.
+    """
     snapshot = values["snapshots"][-1]
     members = {
         label: member["frozen"]
         for label, member in measured(snapshot["members"]).items()
-        if member["frozen"]["relative_bias"] is not None
+        if member["frozen"]["debiased"] is not None
     }
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    fixed, draws, data = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 3, 3])
-    shown = [max(m["relative_bias"], m["noise_floor"] or 0) for m in members.values()]
+    draws, data = (
+        {label: each[name] for label, each in members.items() if _is_noise(each[name])}
+        for name in ("draw_variance", "data_variance")
+    )
+    fixed = [label for label in members if label not in draws]
+    places = {"fixed": {label: n for n, label in enumerate(fixed)}}
+    panels = {k: v for k, v in (places | {"draws": draws, "data": data}).items() if v}
+    if not panels:
+        return {}
+    widths = [1.2 if name == "fixed" else 3 for name in panels]
+    figure = Figure(figsize=(3 + 1.1 * sum(widths), 5), layout="constrained")
+    row = figure.subplots(
+        1, len(panels), sharey=True, squeeze=False, width_ratios=widths
+    )[0]
+    shown = [_height(member) for member in members.values()]
     least = min((bias for bias in shown if bias > ROUNDING), default=1) / 30
-    for place, (label, member) in enumerate(members.items()):
-        if member["draw_variance"]:
-            _draw_bias(draws, member["draw_variance"], member, looks[label], least)
-        else:
-            _draw_bias(fixed, place, member, looks[label], least)
-        if member["data_variance"]:
-            _draw_bias(data, member["data_variance"], member, looks[label], least)
-    exact = snapshot["exact"]["data_variance"]
-    if exact:
-        style: Any = {"color": EXACT, "linewidth": 1, "linestyle": "--"}
-        data.axvline(exact, label="variance of the exact gradient", **style)
-    fixed.set(title="No draws", xticks=[], ylabel="|mean estimate - exact| / |exact|")
-    fixed.set_xlim(-1, len(members))
-    draws.set(title="Noise of its own draws", xlabel="variance over draws / |exact|²")
-    data.set(title="Noise of the data", xlabel="variance over data / |mean|²")
-    set_logarithmic(fixed.yaxis, draws.xaxis, data.xaxis)
-    if not members or min(shown) < least:
-        for axes in (fixed, draws, data):
+    for axes, (name, places) in zip(row, panels.items(), strict=True):
+        for label, x in places.items():
+            _draw_bias(axes, x, members[label], looks[label], least)
+        _name_panel(axes, name, snapshot["exact"]["data_variance"])
+    row[0].set_ylabel("|mean estimate - exact| / |exact|")
+    rounded = min(shown) < least
+    set_logarithmic(row[0].yaxis, least=3 * least if rounded else 0.0)
+    if rounded:
+        for axes in row:
             axes.axhspan(least / 2, least * 2, color="0.93", zorder=0)
-        style = {"transform": draws.get_yaxis_transform(), "va": "center", **NOTE}
-        draws.text(0.03, least, "exact, but for rounding", **style)
-        fixed.set_ylim(bottom=least / 5)
-    if draws.lines:
+        style = {"transform": row[-1].get_yaxis_transform(), "va": "center", **NOTE}
+        row[-1].text(0.03, least, "exact, but for rounding", **style)
+        row[0].set_ylim(bottom=least / 5)
+    if draws:
         grey: Any = {"color": "0.35", "linestyle": "none"}
-        data.plot(
+        row[-1].plot(
             [], [], marker="_", markersize=14, label="noise floor of the draws", **grey
         )
-        hidden = "arrow: bias hidden below it"
-        data.plot([], [], marker=CARETDOWN, markersize=7, label=hidden, **grey)
-    else:
-        place = {"x": 0.5, "y": 0.5, "ha": "center", "transform": draws.transAxes}
-        draws.text(s="no estimator draws", **place, **NOTE)
+        hidden = "arrow: bias hidden by noise"
+        row[-1].plot([], [], marker=CARETDOWN, markersize=7, label=hidden, **grey)
     set_title(
         figure,
         f"Bias against variance (update {snapshot['update']:,}): lower is closer to "
         "the exact gradient, further left is less noisy",
     )
-    legend_outside(figure, fixed, draws, data, looks=looks)
-    return figure
+    legend_outside(figure, *row, looks=looks)
+    return {"bias_variance": figure}
+
+
+def _is_noise(variance: float | None) -> bool:
+    """Returns whether a variance is more than rounding."""
+    return variance is not None and variance > ROUNDING**2
+
+
+def _name_panel(axes: Axes, name: str, data_variance: float | None) -> None:
+    """Writes what the horizontal axis of a panel is."""
+    axes.set_title(TITLES[name])
+    if name == "fixed":
+        axes.set(xlim=(-1, len(axes.lines)), xticks=[])
+        return
+    if name == "data" and data_variance:
+        style: Any = {"color": EXACT, "linewidth": 1, "linestyle": "--"}
+        axes.axvline(data_variance, label="variance of the exact gradient", **style)
+    axes.set_xlabel(f"variance over {name} / |exact|²")
+    set_logarithmic(axes.xaxis)
+
+
+def _height(member: Values) -> float:
+    """Returns where a bias is drawn: at what it is below, where noise hides it."""
+    hidden = find_hidden(member)
+    return member["relative_bias"] if hidden is None else hidden
 
 
 def _draw_bias(axes: Axes, x: float, member: Values, look: Any, least: float) -> None:
-    """Draws a point at the bias, or an arrow down from the floor that hides it."""
-    bias, floor = member["relative_bias"], member["noise_floor"] or 0.0
-    colour = look["color"]
-    hidden = bool(floor) and bias <= floor
-    y = max(floor if hidden else bias, least)
+    """Draws a point at the bias, or an arrow down from what it is below."""
+    y, colour = max(_height(member), least), look["color"]
     axes.plot(x, y, **{**look, "markersize": 9, "linestyle": "none"})
-    if floor:
-        axes.plot(x, floor, marker="_", color=colour, markersize=18)
-    if hidden:
+    if not _is_noise(member["draw_variance"]):
+        return
+    axes.plot(x, member["noise_floor"], marker="_", color=colour, markersize=18)
+    if find_hidden(member) is not None:
         arrow = {"arrowstyle": "<-", "color": colour}
         axes.annotate("", (x, y), (0, -24), "data", "offset points", arrowprops=arrow)
 

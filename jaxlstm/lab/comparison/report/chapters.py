@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jaxlstm.lab.comparison.report import flow_tables, tables
 from jaxlstm.lab.comparison.report.looks import pick_snapshots
-from jaxlstm.lab.comparison.report.markdown import join, plain, show
+from jaxlstm.lab.comparison.report.markdown import join, plain, show, show_number
 from jaxlstm.lab.comparison.report.material import Values
 
 
@@ -29,9 +29,11 @@ def _accuracy(values: Values) -> Iterator[Chapter]:
     yield Chapter(
         "Direction",
         [
-            f"Over {windows} windows of {segments} segments, the mean of up to "
-            f"{values['num_draws']} draws in each, beside the exact gradient of the "
-            "windows, in float64. Columns name the update of the reference run.",
+            f"Over {show_number(windows, 'window')} of "
+            f"{show_number(segments, 'segment')}, the mean of up to "
+            f"{show_number(values['num_draws'], 'draw')} in each, beside the exact "
+            "gradient of the windows, in float64. Columns name the update of the "
+            "reference run.",
             "",
             *tables.direction(values),
         ],
@@ -44,18 +46,21 @@ def _accuracy(values: Values) -> Iterator[Chapter]:
     lines = [
         "In units of the exact gradient's norm; variances are sums over all "
         "parameters, in units of its square. The noise floor is what an unbiased "
-        "estimator's mean over so many draws is off by: a bias below it cannot be "
-        "seen, and one up to about twice of it may be chance.",
+        "estimator's mean over so many draws is off by. A bias up to twice of it may "
+        "be chance, and is told as less than that.",
         "",
     ]
     for snapshot in pick_snapshots(values["snapshots"]):
         exact = snapshot["exact"]
+        own = "a single window does not tell the exact gradient's variance over data"
+        if exact["data_variance"] is not None:
+            variance = show(exact["data_variance"])
+            own = f"the exact gradient's own variance over data is {variance}"
         lines += [
-            f"After update {snapshot['update']:,}; the exact gradient's own variance "
-            f"over data is {show(exact['data_variance'])}, its norm "
+            f"After update {snapshot['update']:,}; {own}; its norm is "
             f"{show(exact['norm'])}:",
             "",
-            *tables.bias(snapshot),
+            *tables.bias(snapshot, windows),
         ]
     yield Chapter("Bias and variance", lines, ("bias_variance",))
 
@@ -65,10 +70,11 @@ def _costs(values: Values) -> Iterator[Chapter]:
     yield Chapter(
         "Costs",
         [
-            f"Of a segment of {length} steps, batch {batch}: median and range of its "
-            "time; the most memory that is in use while it is computed, beside what "
-            "goes in and out; what is carried to the next segment; operations on "
-            "floating-point numbers.",
+            f"Of a segment of {show_number(length, 'step')}, batch {batch}: its time, "
+            "the least over repeats, as what else the machine does only adds to it, "
+            "and the median, which half of them stay below; the most memory that is in "
+            "use while it is computed, beside what goes in and out; what is carried to "
+            "the next segment; operations on floating-point numbers.",
             "",
             *tables.costs(values),
         ],
@@ -77,7 +83,8 @@ def _costs(values: Values) -> Iterator[Chapter]:
         "Growth with the length of a segment",
         [
             "The power of T with which each cost grows: 0 is the same for any length, "
-            "1 is in proportion.",
+            "1 is in proportion. Of time, the least over repeats, and only where "
+            "their median would leave it in doubt by less than half a power.",
             "",
             *tables.growth(values),
         ],
@@ -86,12 +93,21 @@ def _costs(values: Values) -> Iterator[Chapter]:
 
 
 def _races(values: Values) -> Iterator[Chapter]:
+    rates = join([f"{rate:g}" for rate in values["learning_rates"]])
+    few = len(values["learning_rates"]) == 1
+    tuned = f"at the learning rate {rates}" if few else f"at the best rate of {rates}"
+    over = f"of {show_number(len(values['seeds']), 'seed')}"
+    over = over if len(values["seeds"]) == 1 else f"mean and range {over}"
     yield Chapter(
         "Training by each estimator",
         [
-            f"Loss on the {plain(values['split'])} split, mean and range over "
-            f"{len(values['seeds'])} seeds, each with the best of the learning rates "
-            f"{join([f'{rate:g}' for rate in values['learning_rates']])}.",
+            f"Loss on the {plain(values['split'])} split, {over}, each {tuned}. Equal "
+            "seconds are those that the fastest needs for all its updates; an update's "
+            "time is the least over rounds, as what else the machine does only adds to "
+            "it, and a range after equal seconds is also over the updates that the "
+            "median time allows. Whoever they stop has not come to the end of its "
+            "learning rate's schedule, and stands beside others that have; its loss is "
+            "interpolated between points of its curve, with the digits that this bears.",
             "",
             *tables.races(values),
         ],
@@ -155,11 +171,14 @@ def _flow(values: Values) -> Iterator[Chapter]:
 
 
 def _vanishing(values: Values) -> Iterator[Chapter]:
+    if not values["curves"]:
+        return
     yield Chapter(
         "Where gradients vanish",
         [
-            "Fresh nets: the factor by which \\|ds_t/ds_{t-k}\\| fades with k, fitted, "
-            "beside what is predicted at the fixed point and when driven by inputs.",
+            "Fresh nets: the factor by which \\|ds_t/ds_{t-k}\\| fades with k, fitted: "
+            "at the fixed point beside its prediction; driven by inputs beside a lower "
+            "bound for the RNN, and what the memory alone keeps for GRU and LSTM.",
             "",
             *flow_tables.vanishing(values),
         ],

@@ -10,15 +10,16 @@ from matplotlib.figure import Figure
 
 from jaxlstm.lab.comparison.report.looks import (
     NOTE,
+    legend_outside,
     numbers,
     pick_snapshots,
     set_logarithmic,
     set_title,
 )
 from jaxlstm.lab.comparison.report.material import Values
+from jaxlstm.lab.comparison.vanishing import NAMES
 from jaxlstm.lab.errors import printable
 
-NAMES = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 # Beyond them a curve runs out of the picture.
 LEAST, MOST = 1e-10, 1e10
 REGIMES = (
@@ -28,8 +29,8 @@ REGIMES = (
 FIELDS = {"h": "|dL/dh_t|", "c": "|dL/dc_t|", "x": "|dL/dx_t|"}
 
 
-def draw_vanishing(values: Values) -> Figure:
-    """Draws how gradients fade or grow in RNN, GRU and LSTM.
+def draw_vanishing(values: Values) -> dict[str, Figure]:
+    """Draws how gradients fade or grow in RNN, GRU and LSTM; nothing without curves.
 
     Columns are the cells by recurrent gain, then the LSTM by forget bias. Rows are nets
     at rest, with what the spectral radius predicts as dots, and driven ones.
@@ -38,6 +39,8 @@ def draw_vanishing(values: Values) -> Figure:
       values: of the part vanishing.
     """
     curves = values["curves"]
+    if not curves:
+        return {}
     gained = [c for c in curves if c["gain"] is not None]
     groups = [
         (name, "gain", chosen)
@@ -49,9 +52,7 @@ def draw_vanishing(values: Values) -> Figure:
         groups.append(("LSTM", "forget_bias", biased))
     width = 0.4 + 3.1 * max(2, len(groups))
     figure = Figure(figsize=(width, 6.6), layout="constrained")
-    grid = figure.subplots(
-        2, max(1, len(groups)), sharex=True, sharey=True, squeeze=False
-    )
+    grid = figure.subplots(2, len(groups), sharex=True, sharey=True, squeeze=False)
     k = np.array(values["k"])
     for column, (name, setting, chosen) in zip(grid.T, groups, strict=False):
         what = "recurrent gain" if setting == "gain" else "forget bias, gain 1"
@@ -71,7 +72,7 @@ def draw_vanishing(values: Values) -> Figure:
         "How much of a change of the state is left k steps later, |ds_t/ds_{t-k}| "
         "(dots: predicted by the spectral radius)",
     )
-    return figure
+    return {"vanishing": figure}
 
 
 def _draw_regime(
@@ -146,7 +147,7 @@ def _draw_norms(snapshots: Sequence[Values]) -> Figure:
             axes.set_title(title, fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("step t")
-    grid[0][0].legend(fontsize=8, frameon=False)
+    legend_outside(figure, *grid.flat)
     set_title(figure, "The gradient at each step of the sequence, norm over the batch")
     return figure
 
@@ -197,7 +198,7 @@ def _draw_gates(snapshots: Sequence[Values]) -> Figure:
         for name in names
         for end in (high, low)
     ]
-    most = 1.3 * max(0.05, *shares)
+    most = 1.3 * (max(shares) or 1.0)
     axes.axhline(0, color="0.3", linewidth=1)
     axes.set(ylim=(-most, most), ylabel="share of values")
     axes.yaxis.set_major_formatter(lambda y, _: f"{abs(y):g}")

@@ -80,7 +80,7 @@ def terms(values: Values) -> list[str]:
 
 
 def vanishing(values: Values) -> list[str]:
-    """Returns fitted decay rates beside what is predicted, at rest and driven."""
+    """Returns fitted decay rates beside predictions at rest, and bounds when driven."""
     rows, sources = [], {}
     for curve in values["curves"]:
         rate = curve["rate"] or math.nan
@@ -102,12 +102,12 @@ def vanishing(values: Values) -> list[str]:
         "predicted",
         f"steps until < {100 * VANISHED:g} %",
         "driven: factor a step",
-        "driven: predicted",
+        "driven: memory alone / lower bound",
     ]
     lines = table(header, rows)
     for cell, (rest, driven) in sources.items():
         told = [f"predicted by the {plain(rest)}"] if rest else []
-        told += [f"driven, by the {plain(driven)}"] if driven else []
+        told += [f"driven, beside the {plain(driven)}"] if driven else []
         lines += [f"- {plain(cell)}: {'; '.join(told)}"] if told else []
     return [*lines, "", "n/a: it does not fade, or nothing predicts it.", ""]
 

@@ -82,10 +82,14 @@ def set_title(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=11)
 
 
-def set_logarithmic(*axes: Axis) -> None:
+def set_logarithmic(*axes: Axis, least: float = 0.0) -> None:
     """Scales axes by logarithms, and writes 0.01 rather than 1e-02.
 
     One that has been drawn to, but with no positive figure, stays as it is.
+
+    Args:
+      axes: to scale.
+      least: the least figure that is written beside them.
     """
     for axis in axes:
         if axis.axes.has_data() and not np.isfinite(axis.get_minpos()):
@@ -93,17 +97,21 @@ def set_logarithmic(*axes: Axis) -> None:
         is_x = isinstance(axis, XAxis)
         scale = axis.axes.set_xscale if is_x else axis.axes.set_yscale
         scale("log", nonpositive="mask")
-        axis.set_major_formatter(_Plain())
+        axis.set_major_formatter(_Plain(least))
         # Of all nine within a decade the labels lie on each other.
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axis.set_minor_formatter(_Plain(labelOnlyBase=False))
+        axis.set_minor_formatter(_Plain(least, minor=True))
 
 
 class _Plain(LogFormatter):
-    """Labels the ticks that `LogFormatter` chooses."""
+    """Labels the ticks that `LogFormatter` chooses, from the least on."""
+
+    def __init__(self, least: float, *, minor: bool = False):
+        super().__init__(labelOnlyBase=not minor)
+        self._least = least
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+        return f"{x:g}" if x >= self._least and super().__call__(x, pos) else ""
 
 
 def is_wide(values: np.ndarray, decades: float = 1.0) -> bool:

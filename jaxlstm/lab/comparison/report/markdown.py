@@ -28,6 +28,11 @@ def show_count(value: int | None) -> str:
     return NOT_AVAILABLE if value is None else f"{value:,}"
 
 
+def show_number(number: int, noun: str) -> str:
+    """Returns a number of things: "1 seed", "2 seeds"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def code(text: str) -> str:
     """Returns a text as it stands, whatever it holds, between backticks."""
     text = printable(text)
@@ -77,7 +82,7 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> s
 
 
 def _is_of_figures(column: Sequence[str]) -> bool:
-    figure = re.compile(r"n/a|[<>-]? ?\d|< floor|$")
+    figure = re.compile(r"n/a|[<>-]? ?\d|$")
     return any(column) and all(map(figure.match, column))
 
 

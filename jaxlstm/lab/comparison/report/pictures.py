@@ -43,7 +43,8 @@ PICTURES = (
         "accuracy",
         draw_reach,
         "An estimator that follows a loss back for k steps leaves the line at 1 where "
-        "the sequence becomes longer than k.",
+        "the sequence becomes longer than k. Dotted, lighter curves are of estimators "
+        "that draw: their noise moves them off the line as well.",
     ),
     Picture(
         "alignment",
@@ -58,7 +59,8 @@ PICTURES = (
         draw_bias_and_variance,
         "The lower a point, the less the mean of the estimates errs; the further left, "
         "the fewer estimates have to be averaged; an arrow marks a bias that the noise "
-        "of the draws hides.",
+        "of the draws hides, drawn at twice the noise floor. Estimators whose variance "
+        "is not known are not shown.",
     ),
     Picture(
         "scaling",

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from jaxlstm.lab.comparison.report.looks import numbers, pick_snapshots
+from jaxlstm.lab.comparison.report.looks import pick_snapshots
 from jaxlstm.lab.comparison.report.markdown import (
     NOT_AVAILABLE,
     code,
@@ -15,11 +13,14 @@ from jaxlstm.lab.comparison.report.markdown import (
     table,
 )
 from jaxlstm.lab.comparison.report.material import Material, Values, measured
+from jaxlstm.lab.comparison.report.spreads import power, show_end
 
 KIBIBYTE, MILLION = 2**10, 1e6
 # A row's first cell, and the others.
 Row = tuple[str, list[str]]
 NO_DIRECTION = "a norm that divides is zero"
+NO_GRADIENT = "the exact gradient is zero, or a gradient is not finite"
+ONE_DRAW = "a single draw does not tell the noise of draws"
 
 
 def classes(material: Material) -> list[str]:
@@ -35,7 +36,7 @@ def classes(material: Material) -> list[str]:
             rows.append([code(label), *[NOT_AVAILABLE] * 3, note])
             continue
         weights = "frozen and online" if member["online_form"] else "frozen"
-        draws = show_count(member["num_draws"])
+        draws = show_count(member["num_draws"]) if member["draws"] else "none"
         rows.append([code(label), member["kind"], weights, draws, ""])
     return table(["estimator", "class", "weights", "draws a window", "note"], rows)
 
@@ -63,10 +64,17 @@ def direction(accuracy: Values) -> list[str]:
     lines = _table("estimator", header, frozen, dict.fromkeys(header, NO_DIRECTION))
     if not online:
         return [*lines, "No estimator has an online form.", ""]
+    moved = [
+        f"{show(snapshot['exact']['moved'])} from update {snapshot['update']:,} on"
+        for snapshot in snapshots
+    ]
     return [
         *lines,
-        "Online, that is with weights that move from segment to segment as in "
-        "training, beside the exact gradient of each segment at the weights of then:",
+        "Online: beside the exact gradient of each segment at the weights of then, "
+        "which move from segment to segment by the reference run's estimator, "
+        "optimizer and learning rate; the optimizer starts anew at each update shown. "
+        f"Over a window they move, in units of their norm, by {join(moved)}: the less "
+        "they move, the nearer are these figures to those of weights that stand still.",
         "",
         *_table("estimator", header, online, dict.fromkeys(header, NO_DIRECTION)),
     ]
@@ -83,33 +91,61 @@ def blocks(accuracy: Values) -> list[str]:
     return _table("estimator", [plain(name) for name in names], rows)
 
 
-def bias(snapshot: Values) -> list[str]:
+def bias(snapshot: Values, num_windows: int) -> list[str]:
     """Returns bias with its noise floor, and the variances, of one snapshot."""
-    header = [
-        "relative bias",
-        "noise floor",
-        "bias without noise",
-        "variance over draws",
-        "variance over data",
-    ]
-    rows = []
+    columns = {
+        "relative bias": "relative_bias",
+        "noise floor": "noise_floor",
+        "bias without noise": "debiased",
+        "variance over draws": "draw_variance",
+        "variance over data": "data_variance",
+    }
+    rows, reasons = [], {}
     for label, member in measured(snapshot["members"]).items():
-        frozen = member["frozen"]
-        size, floor = frozen["relative_bias"], frozen["noise_floor"]
-        within = size is not None and floor is not None and size <= floor
-        figures = "noise_floor", "debiased", "draw_variance", "data_variance"
-        cells = [show(frozen[name]) for name in figures]
-        rows.append((code(label), ["< floor" if within else show(size), *cells]))
-    reasons = dict.fromkeys(header, "the exact gradient is zero")
-    reasons["noise floor"] = "all its draws are alike"
-    return _table("estimator", header, rows, reasons)
+        figures = {title: member["frozen"][name] for title, name in columns.items()}
+        cells = {title: show(value) for title, value in figures.items()}
+        hidden = find_hidden(member["frozen"])
+        if hidden is not None:
+            told = f"< {show(hidden)}"
+            cells |= {"relative bias": told, "bias without noise": told}
+        rows.append((code(label), list(cells.values())))
+        for title, value in figures.items():
+            if value is None:
+                why = _why(title, member, num_windows)
+                reasons.setdefault(why, {})[title] = None
+    lines = _table("estimator", list(columns), rows)
+    told = [f"n/a of {join(list(names))}: {why}." for why, names in reasons.items()]
+    return [*lines, *told, ""] if told else lines
+
+
+def find_hidden(frozen: Values) -> float | None:
+    """Returns what a bias is below, where noise hides it: twice the noise floor."""
+    size, floor = frozen["relative_bias"], frozen["noise_floor"]
+    if size is None or floor is None or size > 2 * floor:
+        return None
+    return 2 * floor
+
+
+def _why(title: str, member: Values, num_windows: int) -> str:
+    """Returns why there is no such figure of the bias of a member."""
+    if member["frozen"]["relative_bias"] is None:
+        return NO_GRADIENT
+    if title == "noise floor" and not member["draws"]:
+        return "the estimator does not draw"
+    if title == "variance over data" and num_windows == 1:
+        return "a single window does not tell it"
+    if member["draws"] and member["num_draws"] == 1:
+        return ONE_DRAW
+    if title == "variance over data":
+        return "the noise of the draws hides it"
+    return "it is not finite"
 
 
 def costs(values: Values) -> list[str]:
     """Returns what a segment of training costs each estimator."""
     header = [
         "compiling [s]",
-        "segment [ms]",
+        "segment, least (to median) [ms]",
         "temporary [KiB]",
         "carried [KiB]",
         "operations [MFLOP]",
@@ -119,7 +155,7 @@ def costs(values: Values) -> list[str]:
         seconds = member["seconds"]
         cells = [
             show(member["compile_seconds"]),
-            _ranged(*(_scaled(seconds[n], 1e-3) for n in ("median", "low", "high"))),
+            _timed(seconds["low"], seconds["median"]),
             _scaled(member["temporary_bytes"], KIBIBYTE),
             _scaled(member["carried_bytes"], KIBIBYTE),
             _scaled(member["flops"], MILLION),
@@ -134,13 +170,21 @@ def costs(values: Values) -> list[str]:
 
 def growth(values: Values) -> list[str]:
     """Returns with which power of the length each cost grows."""
-    scaling = values["scaling"]
-    names = "seconds", "temporary_bytes", "flops"
-    rows = [
-        (code(label), [show(_power(scaling["lengths"], member[n])) for n in names])
-        for label, member in measured(scaling["members"]).items()
-    ]
-    return _table("estimator", ["time", "temporary memory", "operations"], rows)
+    lengths, rows = values["scaling"]["lengths"], []
+    for label, member in measured(values["scaling"]["members"]).items():
+        times = power(lengths, member["seconds"], member.get("seconds_median"))
+        cells = [NOT_AVAILABLE if times is None else f"{times:.1f}"]
+        figures = "temporary_bytes", "flops"
+        cells += [show(power(lengths, member[figure])) for figure in figures]
+        rows.append((code(label), cells))
+    reasons = {
+        "time": "not clear of the spread of times, or not run at all lengths",
+        "temporary memory": "none is needed, or the compiler does not tell",
+        "operations": "how often a loop turns is known only when it runs",
+    }
+    if len(lengths) < 2:
+        reasons = dict.fromkeys(reasons, "costs were measured at one length alone")
+    return _table("estimator", list(reasons), rows, reasons)
 
 
 def races(values: Values) -> list[str]:
@@ -153,26 +197,27 @@ def races(values: Values) -> list[str]:
         f"loss after {values['num_updates']:,} updates",
         f"updates in {show(seconds)} s",
         f"loss after {show(seconds)} s",
-        "update [ms]",
+        "update, least (to median) [ms]",
     ]
     rows = []
     for label, member in members.items():
         steps, time = member["at_equal_updates"], member["at_equal_seconds"]
+        pace = member["seconds_per_update"]
         cells = [
             show(member["learning_rate"]) + _edge(member, values["learning_rates"]),
-            _ranged(*(_loss(steps[name]) for name in ("mean", "low", "high"))),
+            show_end(values, member, steps),
             show_count(time["updates"]),
-            _ranged(*(_loss(time[name]) for name in ("mean", "low", "high"))),
-            _scaled(member["seconds_per_update"], 1e-3),
+            show_end(values, member, time),
+            _timed(pace, member.get("seconds_per_update_median", pace)),
         ]
         rows.append((code(label), cells))
-    reasons = dict.fromkeys(header, "a loss was not finite")
+    reasons = dict.fromkeys(header, "a loss was not finite, or none measured so early")
     lines = _table("estimator", header, rows, reasons)
     if any("\\*" in cells[0] for _, cells in rows):
         lines += ["\\* At the edge of the grid: a rate beyond it may be better.", ""]
     if values["references"]:
         told = [
-            f"{plain(reference['label'])} {_loss(reference['loss'])}"
+            f"{plain(reference['label'])} {reference['loss']:#.4g}"
             for reference in values["references"]
         ]
         lines += [f"For comparison: {'; '.join(told)}.", ""]
@@ -257,23 +302,11 @@ def _scaled(value: float | None, unit: float) -> str:
     return show(None if value is None else value / unit)
 
 
-def _loss(value: float | None) -> str:
-    """Returns a loss, whose fourth digit is what estimators differ in."""
-    return NOT_AVAILABLE if value is None else f"{value:#.4g}"
-
-
-def _ranged(middle: str, low: str, high: str) -> str:
-    return middle if middle == NOT_AVAILABLE else f"{middle} ({low} to {high})"
+def _timed(least: float | None, median: float | None) -> str:
+    low, high = _scaled(least, 1e-3), _scaled(median, 1e-3)
+    return low if low == high else f"{low} (to {high})"
 
 
 def _edge(member: Values, rates: Sequence[float]) -> str:
     at_edge = member["learning_rate"] in (min(rates), max(rates))
     return " \\*" if at_edge and len(rates) > 1 else ""
-
-
-def _power(lengths: Sequence[int], costs: Sequence[float | None]) -> float | None:
-    """Returns the slope of the logarithms, from the first to the last length."""
-    first, last = numbers(costs)[[0, -1]]
-    if len(lengths) < 2 or not (first > 0 and last > 0):
-        return None
-    return float(np.log(last / first) / np.log(lengths[-1] / lengths[0]))
