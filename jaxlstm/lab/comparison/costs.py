@@ -1,6 +1,7 @@
 """What an estimate costs: time to compile and to run, memory, operations."""
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxlstm.diagnostics.operations import count_operations
 from jaxlstm.estimators import GradientEstimator, Segment
 from jaxlstm.lab.comparison.problem import Member, Part, Problem, as_dtype
+from jaxlstm.lab.comparison.stopwatch import count_calls, spread, take_seconds
 from jaxlstm.lab.memory import describe_bytes, device_memory
 from jaxlstm.model import Model
 from jaxlstm.types import PyTree
@@ -31,10 +33,11 @@ def measure(problem: Problem, *, lengths: Sequence[int], repeats: int) -> Part:
 
     In the config's dtype, with parameters of the last snapshot, at the segment length
     of training and at others. All members take turns, so that what else the machine
-    does hits them alike.
+    does hits them alike; and as that only ever adds to a time, the least is what a call
+    takes, and the median tells the spread.
 
         compile_seconds    of tracing and compiling, none of it taken from a cache
-        seconds            of a call after the first one: median, 5 % and 95 %
+        seconds            of a call after the first one: the least, median and 95 %
         temporary_bytes    that the compiled call needs beside arguments and results
         carried_bytes      of the estimator's state, from segment to segment
         flops              of `count_operations`; None where they cannot be counted
@@ -160,29 +163,27 @@ class Case:
             return
         if not self._count:
             self._run(1)
-            self._count = max(1, round(LEAST_SECONDS / self._run(1)))
+            self._count = count_calls(self._run, LEAST_SECONDS)
         self.seconds.append(self._run(self._count) / self._count)
 
     def describe(self) -> dict[str, Any]:
         """Returns the figures at the length of training."""
-        low, median, high = (
-            np.quantile(self.seconds, (0.05, 0.5, 0.95)).tolist()
+        least, median, high = (
+            (*spread(self.seconds), np.quantile(self.seconds, 0.95).item())
             if self.seconds
             else [None] * 3
         )
         return {
             "compile_seconds": self.compile_seconds,
-            "seconds": {"median": median, "low": low, "high": high},
+            "seconds": {"median": median, "low": least, "high": high},
             "temporary_bytes": self.temporary_bytes,
             "carried_bytes": self.carried_bytes,
             "flops": self.flops,
         }
 
     def _run(self, count: int) -> float:
-        began = time.perf_counter()
-        for _ in range(count):
-            jax.block_until_ready(self._call(*self._arguments))
-        return time.perf_counter() - began
+        call = functools.partial(self._call, *self._arguments)
+        return sum(take_seconds(call) for _ in range(count))
 
 
 def _compile_all(
@@ -213,7 +214,8 @@ def _read(problem: Problem, length: int) -> Segment:
 def _by_length(cases: Sequence[Case]) -> dict[str, list[Any]]:
     figures = [case.describe() for case in cases]
     return {
-        "seconds": [each["seconds"]["median"] for each in figures],
+        "seconds": [each["seconds"]["low"] for each in figures],
+        "seconds_median": [each["seconds"]["median"] for each in figures],
         "temporary_bytes": [each["temporary_bytes"] for each in figures],
         "flops": [each["flops"] for each in figures],
     }

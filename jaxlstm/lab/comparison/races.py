@@ -2,21 +2,21 @@
 
 import functools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxlstm.lab.blocks import next_block
 from jaxlstm.lab.comparison.lanes import Lane, Lanes, Track, UnequalSegments
 from jaxlstm.lab.comparison.problem import Member, Part, Problem
+from jaxlstm.lab.comparison.stopwatch import count_calls, spread, take_seconds
 from jaxlstm.lab.experiment import make_optimizer
 
 # How many points of a loss curve are measured where the config does not say.
 NUM_POINTS = 10
-# Of the time of an update: calls of each member in turn, and how long one is at least.
+# Of the time of an update: rounds, in which the members take turns, and how long a call
+# is at least, of how many updates at most.
 ROUNDS, SHORTEST_CALL, MOST_UPDATES = 9, 0.02, 32
 
 Curves = list[list[float | None]]
@@ -37,8 +37,11 @@ def measure(
     rate and seed.
 
     Equal seconds are those that the fastest member needs for all its updates. An
-    update's time is the median over updates made alone, the members in turn;
-    compilation is not counted. Losses between points of a curve are interpolated.
+    update's time is the least over rounds of updates made alone, the members in turn:
+    what else the machine does only adds to it. The median over rounds tells the spread.
+    Compilation is not counted. Losses between points of a curve are interpolated, and
+    those of a member that is stopped early are of a schedule that has not come to its
+    end.
 
     Args:
       problem: what is trained on.
@@ -50,10 +53,12 @@ def measure(
       Values `learning_rates`, `updates` [the points], `seeds`, `split`, `num_updates`,
       `references`, and for each of `members`: `learning_rate`, with `edge` "low" or
       "high" where it is the last one of the grid on that side; `tuning`, the loss at
-      the end by learning rate; `losses`, by seed and point; `seconds_per_update`;
-      `at_equal_updates` and `at_equal_seconds` with mean, lowest and highest loss over
-      seeds. A loss that is not finite is None, and so are all after it; of seeds of
-      which one has none there is no mean.
+      the end by learning rate; `losses`, by seed and point; `seconds_per_update` and
+      `seconds_per_update_median`; `at_equal_updates` and `at_equal_seconds` with mean,
+      lowest and highest loss over seeds, and of the latter also over both times of an
+      update: after `updates` by the least, `updates_low` by the median. A loss that is
+      not finite is None, and so are all after it; of seeds of which one has none there
+      is no mean.
     """
     config = problem.config
     split = next(iter(_measured_splits(problem)), "train")
@@ -73,17 +78,22 @@ def measure(
         race = functools.partial(_race, track, member, learning_rates, seeds, updates)
         members[member.label] = dict(problem.keep(member.label, race).values)
     time_all = functools.partial(_time_updates, problem, num_updates)
-    seconds = problem.keep("seconds of an update", time_all).values["seconds"]
+    times = problem.keep("times of an update", time_all).values["seconds"]
+    whole = min(each["least"] for each in times.values()) * num_updates
     for label, values in members.items():
-        values["seconds_per_update"] = seconds[label]
-        values["at_equal_updates"] = summarise([x[-1] for x in values["losses"]])
-    whole = min(seconds.values()) * num_updates
-    for label, values in members.items():
-        within = min(num_updates, math.floor(whole / seconds[label] + 1e-9))
+        pace, curves = times[label], values["losses"]
+        values["seconds_per_update"] = pace["least"]
+        values["seconds_per_update_median"] = pace["median"]
+        values["at_equal_updates"] = summarise([curve[-1] for curve in curves])
+        quick, slow = (
+            min(num_updates, math.floor(whole / pace[name] + 1e-9))
+            for name in ("least", "median")
+        )
         values["at_equal_seconds"] = {
             "seconds": whole,
-            "updates": within,
-            **summarise([interpolate(updates, x, within) for x in values["losses"]]),
+            "updates": quick,
+            "updates_low": slow,
+            **summarise_early(updates, curves, quick, slow),
         }
     return Part(
         {
@@ -113,6 +123,27 @@ def summarise(losses: Sequence[float | None]) -> dict[str, float | None]:
     if len(found) < len(losses) or not found:
         return {"mean": None, "low": None, "high": None}
     return {"mean": sum(found) / len(found), "low": min(found), "high": max(found)}
+
+
+def summarise_early(
+    updates: Sequence[int], curves: Curves, quick: int, slow: int
+) -> dict[str, float | None]:
+    """Returns the mean after `quick` updates, and the range from `slow` ones on.
+
+    Args:
+      updates: the points of the curves.
+      curves: losses by seed and point.
+      quick: updates that are made in a time, where nothing holds them up.
+      slow: those that are made in it as often as not.
+    """
+    at_quick, at_slow = (
+        [interpolate(updates, curve, update) for curve in curves]
+        for update in (quick, slow)
+    )
+    found = summarise([*at_quick, *at_slow])
+    if found["mean"] is None:
+        return found
+    return found | {"mean": summarise(at_quick)["mean"]}
 
 
 def interpolate(
@@ -208,22 +239,19 @@ def _time_updates(problem: Problem, num_updates: int) -> Part:
         )
         key = jax.random.key(section.seed)
         state = trainer.init(key, experiment.batch_size, params)
-        call = functools.partial(trainer.compile(state, block), state, block)
-        jax.block_until_ready(call(0))
+        compiled = trainer.compile(state, block)
+        call = functools.partial(_run, compiled, state, block)
+        call(1)
         calls[member.label] = call
-        wanted = math.ceil(SHORTEST_CALL / _seconds(call, 1))
-        counts[member.label] = min(count, wanted)
-    rounds: list[Mapping[str, float]] = []
+        counts[member.label] = count_calls(call, SHORTEST_CALL, count)
     problem.progress("the time of an update, all in turn")
+    times: dict[str, list[float]] = {label: [] for label in calls}
     for _ in range(ROUNDS):
-        rounds.append(
-            {k: _seconds(call, counts[k]) / counts[k] for k, call in calls.items()}
-        )
-    medians = {k: float(np.median([times[k] for times in rounds])) for k in calls}
-    return Part({"seconds": medians})
+        for label, call in calls.items():
+            times[label].append(call(counts[label]) / counts[label])
+    spreads = {label: spread(each)._asdict() for label, each in times.items()}
+    return Part({"seconds": spreads})
 
 
-def _seconds(call: Any, count: int) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(call(count))
-    return time.perf_counter() - began
+def _run(compiled: Any, state: Any, block: Any, count: int) -> float:
+    return take_seconds(lambda: compiled(state, block, count))

@@ -110,6 +110,8 @@ def test_figures_are_those_of_the_compiled_call(
         assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
         scaling = values["scaling"]["members"][member.label]
         assert len(scaling["seconds"]) == 3 and min(scaling["seconds"]) > 0
+        both = zip(scaling["seconds"], scaling["seconds_median"], strict=True)
+        assert all(least <= median for least, median in both)
         short, middle, long = scaling["flops"]
         assert long - middle == middle - short > 0
     # h and c, the influence of P weights on both, a key, the number of the step.

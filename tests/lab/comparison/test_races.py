@@ -124,7 +124,7 @@ def test_race_takes_the_rate_that_ends_lowest_and_goes_on_from_pieces(make_probl
         return races.measure(own, learning_rates=rates, num_seeds=3, num_updates=7)
 
     values = measure().values
-    assert set(kept) == {"bptt", "rtrl", "seconds of an update"}
+    assert set(kept) == {"bptt", "rtrl", "times of an update"}
     assert values["updates"] == [0, 6, 7] and values["seeds"] == [0, 1, 2]
     assert values["split"] == "validation"
     for label, member in values["members"].items():
@@ -148,6 +148,9 @@ def test_race_takes_the_rate_that_ends_lowest_and_goes_on_from_pieces(make_probl
         assert within["updates"] == 7 or spent > (
             within["seconds"] - member["seconds_per_update"]
         )
+        assert 0 < member["seconds_per_update"] <= member["seconds_per_update_median"]
+        slow = within["seconds"] / member["seconds_per_update_median"]
+        assert within["updates_low"] == min(7, int(slow + 1e-9)) <= within["updates"]
 
     count = len(told)
     assert measure().values == values and len(told) == count
@@ -179,6 +182,14 @@ def test_losses_between_points_lie_on_lines(update, loss):
 
 def test_before_the_first_point_there_is_no_loss():
     assert races.interpolate([5, 10], [2.0, 1.0], 4) is None
+
+
+def test_range_within_a_time_is_over_seeds_and_over_times():
+    curves: races.Curves = [[8.0, 4.0, 2.0], [9.0, 5.0, 1.0]]
+    found = races.summarise_early([0, 10, 20], curves, 15, 10)
+    assert found == {"mean": 3.0, "low": 3.0, "high": 5.0}
+    found = races.summarise_early([5, 10, 20], curves, 15, 4)
+    assert found == {"mean": None, "low": None, "high": None}
 
 
 def test_segments_of_other_shapes_are_no_lanes():

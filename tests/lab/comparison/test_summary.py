@@ -45,6 +45,11 @@ def test_cheapest_of_those_that_keep_the_direction():
     text = say(accuracy=accuracy, costs=costs)
     assert "Of 12 estimators, 3 keep a cosine of 0.99 at every snapshot" in text
     assert "; the fastest is `tbptt(horizon=4)`, with 1.10 ms a segment." in text
+    # Its median is beyond the least of another.
+    costs["members"]["tbptt(horizon=4)"]["seconds"]["median"] = 1.21e-3
+    assert (
+        "; among the fastest are `tbptt(horizon=4)` and `bptt`, with 1.10 ms a segment."
+    ) in say(accuracy=accuracy, costs=costs)
     accuracy["snapshots"][0]["members"]["tbptt(horizon=4)"]["frozen"]["cosine"] = 0.98
     text = say(accuracy=accuracy, costs=costs)
     assert "Of 12 estimators, 2 keep" in text and "`bptt`, with 1.20 ms" in text
@@ -82,12 +87,41 @@ def test_truncation(steps, told):
 def test_winner_and_who_is_within_its_range():
     races = parts.make_races()
     ends = races["members"]["eprop"]
-    ends["at_equal_seconds"] |= {"mean": 0.4, "low": 0.39, "high": 0.4552}
+    end = {"updates": 200, "mean": 0.4, "low": 0.39, "high": 0.41}
+    ends["at_equal_seconds"] |= end
+    steps = "At equal steps `bptt` has the lowest validation loss, 0.4571"
     assert say(races=races) == (
-        "At equal steps `bptt` has the lowest validation loss, 0.4571; at equal "
-        "seconds `eprop` has the lowest validation loss, 0.4000 (within the range of "
-        "its seeds: `bptt`)."
+        f"{steps}; at equal seconds `eprop` has the lowest validation loss, 0.4000."
     )
+    ends["at_equal_seconds"]["high"] = 0.4552
+    assert say(races=races) == (
+        f"{steps}; at equal seconds `eprop` and `bptt` are level, within the spread of "
+        "seeds and of times, at a validation loss near 0.4000."
+    )
+    ends["at_equal_updates"] |= {"mean": 0.47, "low": 0.458, "high": 0.48}
+    assert f"{steps} (within the range of its seeds: `eprop`);" in say(races=races)
+
+
+def test_who_did_not_learn_wins_nothing():
+    races = parts.make_races()
+    for label, member in races["members"].items():
+        if label not in ("uoro", parts.REFUSED):
+            far = {"mean": 4.644e29, "low": 4.6e29, "high": 4.7e29}
+            member["at_equal_updates"] = far
+            member["at_equal_seconds"] |= far
+    assert "`uoro` has the lowest validation loss, 0.6309;" in say(races=races)
+    races["members"]["uoro"] = races["members"]["bptt"]
+    assert say(races=races) == (
+        "At equal steps no estimator has learnt; at equal seconds no estimator has "
+        "learnt."
+    )
+
+
+def test_one_seed_tells_no_spread():
+    races = parts.make_races()
+    assert "seed," not in say(races=races)
+    text = say(races=races | {"seeds": [0]})
+    assert text.endswith("With one seed, what another one would change is not known.")
 
 
 def test_diverged_ones_win_nothing():

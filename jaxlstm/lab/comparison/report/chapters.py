@@ -107,7 +107,7 @@ def _races(values: Values) -> Iterator[Chapter]:
             "it, and a range after equal seconds is also over the updates that the "
             "median time allows. Whoever they stop has not come to the end of its "
             "learning rate's schedule, and stands beside others that have; its loss is "
-            "interpolated between points of its curve, with the digits that this bears.",
+            "interpolated between points of its curve, to the digits that this bears.",
             "",
             *tables.races(values),
         ],

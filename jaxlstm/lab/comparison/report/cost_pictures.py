@@ -15,6 +15,7 @@ from jaxlstm.lab.comparison.report.looks import (
     set_logarithmic,
     set_title,
 )
+from jaxlstm.lab.comparison.report.markdown import show_number
 from jaxlstm.lab.comparison.report.material import Values, measured
 from jaxlstm.lab.errors import printable
 
@@ -26,7 +27,7 @@ def draw_scaling(values: Values, looks: Looks) -> Figure:
     figure = Figure(figsize=(10.5, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, figures, unit, title, label in (
-        (left, "seconds", 1e-3, "Time", "time of a segment [ms]"),
+        (left, "seconds", 1e-3, "Time", "least time of a segment [ms]"),
         (right, "temporary_bytes", 2**10, "Memory", "peak temporary memory [KiB]"),
     ):
         curves = {
@@ -85,13 +86,14 @@ def draw_races(values: Values, looks: Looks) -> Figure:
             )
     _end_axes(left, right, ends, members, values)
     split = printable(values["split"])
+    seeds = show_number(len(values["seeds"]), "seed")
+    over = seeds if len(values["seeds"]) == 1 else f"mean and range over {seeds}"
     left.set(xlabel="updates", ylabel=f"{split} loss", title="At equal steps")
     right.set(xlabel="seconds of training", title="At equal seconds")
     set_logarithmic(right.xaxis)
     set_title(
         figure,
-        "Who learns best, each with its own learning rate: mean and range over "
-        f"{len(values['seeds'])} seeds",
+        f"Who learns best, each with its own learning rate: {over}",
     )
     legend_outside(figure, left, right, looks=looks)
     return figure
@@ -100,24 +102,35 @@ def draw_races(values: Values, looks: Looks) -> Figure:
 def _end_axes(
     left: Axes, right: Axes, losses: list[np.ndarray], members: Values, values: Values
 ) -> None:
-    """Marks references and the equal time, and cuts off what lies above the start."""
-    for n, reference in enumerate(values["references"]):
-        style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
-        label = printable(f"{reference['label']}: {reference['loss']:.4g}")
-        for axes in (left, right):
-            axes.axhline(reference["loss"], linewidth=1.2, label=label, **style)
+    """Shows what is below the start, references, and the equal time."""
     seconds = [m["at_equal_seconds"]["seconds"] for m in members.values()]
     equal = next((s for s in seconds if s is not None), None)
     if equal is not None:
         right.axvline(equal, color="black", linewidth=1, label="equal seconds")
+    known = np.array([reference["loss"] for reference in values["references"]])
     flat = (
         np.concatenate([curve.ravel() for curve in losses]) if losses else np.array([])
     )
     starts = np.concatenate([curve[:, 0] for curve in losses]) if losses else flat
     if np.isfinite(starts).any():
-        top, least = np.nanmax(starts), np.nanmin(flat)
+        top = np.nanmax(starts)
         if is_wide(flat[flat <= top]):
             set_logarithmic(left.yaxis)
+            known = known[known > 0]
+            shown = np.concatenate([flat, known, [top]])
+            top, least = np.fmax.reduce([top, *known]), np.nanmin(shown)
             left.set_ylim(least / 1.2, top * 1.2)
-        elif top > least:
-            left.set_ylim(least - 0.05 * (top - least), top + 0.05 * (top - least))
+        else:
+            shown = np.concatenate([flat, known])
+            top, least = np.fmax.reduce([top, *known]), np.nanmin(shown)
+            margin = 0.05 * (top - least)
+            if margin > 0:
+                left.set_ylim(least - margin, top + margin)
+    for n, reference in enumerate(values["references"]):
+        if reference["loss"] not in known:
+            # It is not above zero, and has no place among logarithms.
+            continue
+        style: Any = {"color": "0.4", "linestyle": ("--", ":", "-.")[n % 3]}
+        label = printable(f"{reference['label']}: {reference['loss']:.4g}")
+        for axes in (left, right):
+            axes.axhline(reference["loss"], linewidth=1.2, label=label, **style)

@@ -6,6 +6,7 @@ from typing import Any
 from jaxlstm.lab.comparison.report.flow_tables import VANISHED, find_vanished
 from jaxlstm.lab.comparison.report.markdown import code, join, plain, show
 from jaxlstm.lab.comparison.report.material import ROUNDING, Material, Values, measured
+from jaxlstm.lab.comparison.report.spreads import Range, has_learnt, rank, show_loss
 
 KEPT = 0.99
 
@@ -51,21 +52,23 @@ def _cheapest(accuracy: Values, costs: Values | None) -> Iterator[str]:
         yield f"No estimator keeps a cosine of {KEPT:g} at every snapshot."
         return
     times = {
-        label: member["seconds"]["median"]
+        label: Range(least, least, member["seconds"]["median"])
         for label, member in measured(costs["members"] if costs else {}).items()
-        if label in keep and member["seconds"]["median"] is not None
+        if label in keep and (least := member["seconds"]["low"]) is not None
     }
     if times:
-        label = min(times, key=lambda name: times[name])
+        fastest = rank(times)
         if len(keep) == 1:
-            who = f"{code(label)} alone, of {len(worst)},"
+            who = f"{code(keep[0])} alone, of {len(worst)},"
         else:
             who = f"Of {len(worst)} estimators, {len(keep)}"
-        fastest = f"; the fastest is {code(label)}" if len(keep) > 1 else ""
+        named = join([code(label) for label in fastest])
+        told = "the fastest is" if len(fastest) == 1 else "among the fastest are"
+        pace = show(1000 * times[fastest[0]].middle)
         yield (
             f"{who} keep{'s' * (len(keep) == 1)} a cosine of {KEPT:g} at every "
-            f"snapshot, in the mean over draws{fastest}, with "
-            f"{show(1000 * times[label])} ms a segment."
+            f"snapshot, in the mean over draws"
+            f"{f'; {told} {named}' if len(keep) > 1 else ''}, with {pace} ms a segment."
         )
 
 
@@ -91,30 +94,36 @@ def _truncation(lags: Values) -> Iterator[str]:
 
 
 def _winners(races: Values) -> Iterator[str]:
-    told = []
-    members = measured(races["members"])
+    members, told = measured(races["members"]), []
+    split = plain(races["split"])
     for place, name in (("steps", "at_equal_updates"), ("seconds", "at_equal_seconds")):
         ends = {
-            label: member[name]
+            label: Range(*(member[name][figure] for figure in ("mean", "low", "high")))
             for label, member in members.items()
-            if member[name]["mean"] is not None
+            if has_learnt(member, member[name])
         }
         if not ends:
+            told.append(f"at equal {place} no estimator has learnt")
             continue
-        best = min(ends, key=lambda label: ends[label]["mean"])
-        near = [
-            code(label)
-            for label, end in ends.items()
-            if label != best and end["low"] <= ends[best]["high"]
-        ]
-        spread = f" (within the range of its seeds: {join(near)})" if near else ""
+        best, *near = rank(ends)
+        loss = show_loss(races, members[best], members[best][name])
+        if near and place == "seconds":
+            level = join([code(label) for label in (best, *near)])
+            told.append(
+                f"at equal seconds {level} are level, within the spread of seeds and "
+                f"of times, at a {split} loss near {loss}"
+            )
+            continue
+        names = join([code(label) for label in near]) if near else ""
+        spread = f" (within the range of its seeds: {names})" if near else ""
         told.append(
-            f"at equal {place} {code(best)} has the lowest {plain(races['split'])} "
-            f"loss, {ends[best]['mean']:#.4g}{spread}"
+            f"at equal {place} {code(best)} has the lowest {split} loss, {loss}{spread}"
         )
-    if told:
+    if members:
         text = "; ".join(told)
         yield f"{text[0].upper()}{text[1:]}."
+        if len(races["seeds"]) == 1:
+            yield "With one seed, what another one would change is not known."
 
 
 def _vanishing(flow: Values | None, vanishing: Values | None) -> Iterator[str]:
