@@ -202,6 +202,7 @@ def make_races() -> Values:
         }
         members[label] = {
             "learning_rate": [1e-3, 3e-3, 1e-2][n % 3],
+            "edge": ["low", None, "high"][n % 3],
             "tuning": [0.6, 0.5, 0.55 if n % 2 else None],
             "losses": losses,
             "seconds_per_update": milliseconds / 1000,

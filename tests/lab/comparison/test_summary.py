@@ -64,6 +64,7 @@ def test_nobody_keeps_the_direction():
     accuracy["snapshots"][0]["members"]["bptt"]["frozen"]["cosine"] = None
     text = say(accuracy=accuracy, costs=parts.make_costs())
     assert "No estimator keeps a cosine of 0.99 at every snapshot." in text
+    assert "The cosine of `bptt` is not known at every snapshot." in text
 
 
 @pytest.mark.parametrize(

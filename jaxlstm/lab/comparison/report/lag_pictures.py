@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxlstm.lab.comparison.lags import LEVELS
 from jaxlstm.lab.comparison.report.looks import (
     COLOURS,
     MARKERS,
@@ -22,7 +23,6 @@ from jaxlstm.lab.comparison.report.looks import (
 from jaxlstm.lab.comparison.report.material import Values
 from jaxlstm.lab.errors import printable
 
-LEVELS = 0.9, 0.99
 HATCHES = "", "", "//", "\\\\", "xx", ".."
 # Lags beyond hold less than this of the gradient, and are not drawn.
 SHARE_LEFT_OUT = 0.005

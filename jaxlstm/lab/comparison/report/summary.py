@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxlstm.lab.comparison.lags import LEVELS
 from jaxlstm.lab.comparison.report.flow_tables import VANISHED, find_vanished
 from jaxlstm.lab.comparison.report.markdown import code, join, plain, show
 from jaxlstm.lab.comparison.report.material import ROUNDING, Material, Values, measured
 from jaxlstm.lab.comparison.report.spreads import Range, has_learnt, rank, show_loss
 
-KEPT = 0.99
+KEPT = LEVELS[-1]
 
 
 def summarise(material: Material) -> list[str]:
@@ -18,6 +19,7 @@ def summarise(material: Material) -> list[str]:
     if "accuracy" in parts:
         sentences += _exactness(parts["accuracy"])
         sentences += _cheapest(parts["accuracy"], parts.get("costs"))
+        sentences += _unknown(parts["accuracy"])
     if "lags" in parts:
         sentences += _truncation(parts["lags"])
     if "races" in parts:
@@ -70,6 +72,14 @@ def _cheapest(accuracy: Values, costs: Values | None) -> Iterator[str]:
             f"snapshot, in the mean over draws"
             f"{f'; {told} {named}' if len(keep) > 1 else ''}, with {pace} ms a segment."
         )
+
+
+def _unknown(accuracy: Values) -> Iterator[str]:
+    known = _worst(accuracy, "cosine", min)
+    members = measured(accuracy["snapshots"][-1]["members"])
+    unknown = [code(label) for label in members if label not in known]
+    if unknown:
+        yield f"The cosine of {join(unknown)} is not known at every snapshot."
 
 
 def _truncation(lags: Values) -> Iterator[str]:

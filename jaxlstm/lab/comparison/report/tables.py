@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from jaxlstm.lab.comparison.lags import LEVELS
 from jaxlstm.lab.comparison.report.looks import pick_snapshots
 from jaxlstm.lab.comparison.report.markdown import (
     NOT_AVAILABLE,
@@ -204,7 +205,7 @@ def races(values: Values) -> list[str]:
         steps, time = member["at_equal_updates"], member["at_equal_seconds"]
         pace = member["seconds_per_update"]
         cells = [
-            show(member["learning_rate"]) + _edge(member, values["learning_rates"]),
+            show(member["learning_rate"]) + (" \\*" if member["edge"] else ""),
             show_end(values, member, steps),
             show_count(time["updates"]),
             show_end(values, member, time),
@@ -238,18 +239,19 @@ def advice(values: Values) -> list[str]:
 def _advice(snapshots: Sequence[Values], figures: Sequence[Values]) -> list[str]:
     most = max(len(snapshot["horizons"]) for snapshot in snapshots)
     horizons = [2**n for n in range(most.bit_length()) if 2**n <= most]
-    header = ["steps", "keep .9", "keep .99"]
-    header += [f"horizon {horizon}" for horizon in horizons]
+    levels = [f"{level:g}" for level in LEVELS]
+    kept = [f"keep {level.lstrip('0')}" for level in levels]
+    header = ["steps", *kept, *(f"horizon {horizon}" for horizon in horizons)]
     rows = []
     for snapshot, figure in zip(snapshots, figures, strict=True):
         curves = snapshot["horizons"], figure["cosine"], figure["norm_ratio"]
         by_horizon = {h: (c, r) for h, c, r in zip(*curves, strict=True)}
-        keeps = [show_count(figure["keeps"][level]) for level in ("0.9", "0.99")]
+        keeps = [show_count(figure["keeps"][level]) for level in levels]
         pairs = [by_horizon.get(horizon, (None, None)) for horizon in horizons]
         cells = [f"{show(cosine)} / {show(ratio)}" for cosine, ratio in pairs]
         row = [show_count(snapshot["num_steps"]), *keeps, *cells]
         rows.append((f"{snapshot['update']:,}", row))
-    reasons = dict.fromkeys(header[1:3], "the cosine stays lower")
+    reasons = dict.fromkeys(kept, "the cosine stays lower")
     return _table("update", header, rows, reasons)
 
 
@@ -305,8 +307,3 @@ def _scaled(value: float | None, unit: float) -> str:
 def _timed(least: float | None, median: float | None) -> str:
     low, high = _scaled(least, 1e-3), _scaled(median, 1e-3)
     return low if low == high else f"{low} (to {high})"
-
-
-def _edge(member: Values, rates: Sequence[float]) -> str:
-    at_edge = member["learning_rate"] in (min(rates), max(rates))
-    return " \\*" if at_edge and len(rates) > 1 else ""
