@@ -297,11 +297,11 @@ def read_races(races: dict[str, Any]) -> tuple[Table, str]:
 @pytest.mark.parametrize(
     ("around", "told"),
     [
-        # A quarter of the fall is 10 %, 1 %, .1 % and .01 % of the loss.
+        # A quarter of the fall is 10 %, 1.1 %, .9 % and .01 % of the loss.
         ((0.6, 0.4), "0.50"),
-        ((0.51, 0.49), "0.50"),
-        ((0.501, 0.499), "0.500"),
-        ((0.5001, 0.4999), "0.5000"),
+        ((0.511, 0.489), "0.50"),
+        ((0.509, 0.491), "0.500"),
+        ((0.5001, 0.4999), "0.500"),
     ],
 )
 def test_digits_between_points_are_those_that_a_line_bears(undrawn, around, told):

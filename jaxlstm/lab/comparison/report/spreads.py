@@ -117,14 +117,12 @@ def _losses(races: Values, member: Values, end: Values) -> list[str]:
 def _digits_between(
     updates: Sequence[int], curves: Sequence[Sequence[float | None]], end: Values
 ) -> int:
-    """Returns the digits, two to four, of a loss between two points of curves.
+    """Returns the digits, two or three, of a loss between two points of curves.
 
     A curve that falls three times as much in the first half between its points as in
     the second is a quarter of the whole fall away from the line.
     """
     after = next(n for n, update in enumerate(updates) if update > end["updates"])
     ends = np.array([numbers(curve)[[after - 1, after]] for curve in curves])
-    doubt = np.abs(np.diff(ends.mean(axis=0))).item() / 4
-    if not doubt or not end["mean"]:
-        return 4
-    return int(np.clip(math.ceil(-math.log10(doubt / abs(end["mean"]))), 2, 4))
+    doubt = np.abs(np.diff(ends, axis=1)).max() / 4
+    return 3 if doubt <= 0.01 * abs(end["mean"]) else 2
