@@ -108,9 +108,14 @@ def compare(
     folder = choose_folder(loaded, out)
     with Display(console, ["plan"]) as display, StopRequest() as request:
         display.begin("plan")
+
+        def progress(text: str) -> None:
+            request.check()
+            display.say(text)
+
         try:
             request.raise_at_once()
-            plan = make_plan(loaded, str(config), display.say)
+            plan = make_plan(loaded, str(config), progress)
             request.check()
         except Interrupted as interrupted:
             console.print("stopped; nothing was made")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -59,6 +60,7 @@ class StopRequest:
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lose
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -75,6 +77,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
+        sys.unraisablehook = self._unraisable
         self._write.close()
         self._thread.join()
         self._read.close()
@@ -96,6 +99,14 @@ class StopRequest:
             self.signal = number
         if self._at_once:
             raise Interrupted(number)
+
+    def _lose(self, fault: Any) -> None:
+        """Says nothing of an Interrupted that no one can catch: `check` raises again.
+
+        It is raised so in what Python calls by itself, as when an object dies.
+        """
+        if not isinstance(fault.exc_value, Interrupted):
+            self._unraisable(fault)
 
     def _watch(self) -> None:
         came_before = False

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxlstm.lab import commands, load_run
+from jaxlstm.estimators import structure
+from jaxlstm.lab import commands, load_run, memory
 from jaxlstm.lab.comparison import course, plan
 from jaxlstm.lab.comparison.problem import Part
 from jaxlstm.lab.config import load_config
-from jaxlstm.lab.signals import Interrupted
+from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.signals import Interrupted, StopRequest
 from tests.lab import children, tiny
 from tests.lab.comparison import parts
 
@@ -165,6 +167,41 @@ def test_signal_that_comes_inside_of_a_library_stops(
     assert outcome.code == 128 + signal.SIGTERM
     assert outcome.out.endswith("stopped; nothing was made\n")
     assert not reached and not (tmp_path / "out").exists()
+
+
+class Dying:
+    """Hit by a signal as it dies, where nothing that is raised can be caught."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_signal_as_an_object_dies_is_heeded_later(monkeypatch):
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with StopRequest() as request:
+        request.raise_at_once()
+        Dying()
+        with pytest.raises(Interrupted):
+            request.check()
+    assert told == [] and sys.unraisablehook == told.append
+
+
+def test_structure_is_found_once_of_what_does_not_fit(config, monkeypatch):
+    looked, look = [], structure._look
+
+    def count(*arguments: Any) -> Any:
+        looked.append(arguments)
+        return look(*arguments)
+
+    monkeypatch.setattr(structure, "_look", count)
+    # The influence takes 29 MB.
+    monkeypatch.setattr(memory, "memory_limit", lambda: 10**7)
+    overrides = "model.hidden_size=60", "compare.estimators=['rtrl']"
+    with pytest.raises(UserError, match=r"hidden_size$") as caught:
+        plan.make_plan(load_config(config, overrides), str(config))
+    assert str(caught.value).startswith("[compare] rtrl: would take at least 2")
+    assert len(looked) == 1
 
 
 def unscore(monkeypatch, count: int) -> None:
