@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ def values() -> dict[str, parts.Values]:
 def find(values: dict[str, parts.Values], row: dict[str, str]) -> Any:
     """Returns what a row of the table stands for, looked up in the parts."""
     value: Any = values[row["part"]]
+    known, depth = dict(value), 0
     if row["snapshot"]:
         update = int(row["snapshot"])
         found = [s for s in value["snapshots"] if s["update"] == update]
@@ -33,12 +35,44 @@ def find(values: dict[str, parts.Values], row: dict[str, str]) -> Any:
         if estimator and key not in value:
             value, estimator = value["members"][estimator], ""
         if isinstance(value, list):
+            axis = find_axis(row["part"], row["figure"], depth)
             names = [v.get("label", v.get("name")) for v in value if type(v) is dict]
-            value = value[names.index(key) if key in names else int(key)]
+            if not names and axis:
+                names, depth = [str(name) for name in known[axis]], depth + 1
+            value = value[names.index(key) if names else int(key)]
         else:
+            known |= value if type(value) is dict else {}
             value = value[key]
+        known |= value if type(value) is dict else {}
     assert not estimator
     return value
+
+
+def find_axis(part: str, figure: str, depth: int) -> str:
+    """Returns which list names the items of another one, if one does."""
+    words = re.sub(r"curves/.*?/", "", figure).split("/")
+    # These are names themselves.
+    if {"lags", "lengths", "horizons", "k"} & set(words):
+        return ""
+    match part, words[0]:
+        case "accuracy", "alignment":
+            return "labels"
+        case "accuracy", "reach":
+            return "lags"
+        case "costs", _:
+            return "lengths"
+        case "races", "tuning":
+            return "learning_rates"
+        case "races", "losses":
+            return ("seeds", "updates")[depth]
+        case "lags", "path_shares":
+            lags = "by_route_and_lag" in words
+            return ("routes", "" if lags else "gates")[depth]
+        case "lags", "cosine" | "norm_ratio" | "relative_bias" | "recurrent":
+            return "horizons"
+        case ("flow", "jacobians") | ("vanishing", _):
+            return "k"
+    return ""
 
 
 def count_figures(value: Any, key: str = "") -> int:
@@ -78,6 +112,27 @@ def test_figures_of_an_estimator_are_found_by_name(values):
     frozen = values["accuracy"]["snapshots"][1]["members"]["h_detach"]["frozen"]
     expected = frozen["blocks"]["layer 2: forget"]["cosine"]
     assert row._replace(value=expected) in list(found)
+
+
+def test_items_have_the_names_of_the_part(values):
+    found = {
+        (row.part, row.snapshot, row.estimator, row.figure): row.value
+        for row in rows(read_material(Path("c")))
+    }
+    accuracy, lags = values["accuracy"], values["lags"]["snapshots"][0]
+    alignment = accuracy["snapshots"][1]["alignment"]
+    place = alignment["labels"].index("h_detach")
+    figure = "alignment/cosine/exact/h_detach"
+    assert found["accuracy", 250, None, figure] == alignment["cosine"][0][place]
+    reach = accuracy["reach"]["members"]["eprop"]["cosine"]
+    assert found["accuracy", 500, "eprop", "reach/cosine/16"] == reach[-2]
+    assert found["lags", 0, None, "cosine/4"] == lags["cosine"][3]
+    assert found["lags", 0, None, "recurrent/keeps/0.9"] == 38
+    shares = lags["path_shares"]["by_route_and_gate"]
+    figure = "path_shares/by_route_and_gate/state alone/forget"
+    assert found["lags", 0, None, figure] == shares[1][1]
+    losses = values["races"]["members"]["eprop"]["losses"]
+    assert found["races", None, "eprop", "losses/2/50"] == losses[2][1]
 
 
 def test_items_of_one_name_are_numbered():

@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from jaxlstm.lab.comparison.report.material import Material
@@ -17,8 +18,8 @@ class Row(NamedTuple):
       snapshot: the update of the reference run, where it belongs to one.
       estimator: its label, where it belongs to one.
       figure: the other keys that lead to it, with slashes between, as in a JSON Pointer
-        (RFC 6901: a slash in a key is ~1, a tilde ~0); the items of a list are numbered
-        from 0, or named where they have a name of their own.
+        (RFC 6901: a slash in a key is ~1, a tilde ~0); the items of a list have the
+        names that the part gives them, or are numbered from 0.
       value: the figure; None where there is none.
     """
 
@@ -27,6 +28,25 @@ class Row(NamedTuple):
     estimator: str | None
     figure: str
     value: float | None
+
+
+# By the keys that lead to a list of figures, labels of estimators as a star: the lists
+# beside or above it that say what its items are of, from the outermost list in.
+AXES: Mapping[str, tuple[str, ...]] = {
+    "accuracy/snapshots/alignment/cosine": ("labels", "labels"),
+    "accuracy/reach/members/*": ("lags",),
+    "costs/scaling/members/*": ("lengths",),
+    "races/members/*/tuning": ("learning_rates",),
+    "races/members/*/losses": ("seeds", "updates"),
+    "lags/snapshots/path_shares/by_route_and_gate": ("routes", "gates"),
+    "lags/snapshots/path_shares/by*": ("routes",),
+    "lags/snapshots/path_shares/beyond": ("routes",),
+    "lags/snapshots/*cosine": ("horizons",),
+    "lags/snapshots/*norm_ratio": ("horizons",),
+    "lags/snapshots/*relative_bias": ("horizons",),
+    "flow/snapshots/jacobians/[!k]*": ("k",),
+    "vanishing/curves/*": ("k",),
+}
 
 
 def to_json(material: Material) -> str:
@@ -63,7 +83,37 @@ def to_csv(material: Material) -> str:
 def rows(material: Material) -> Iterator[Row]:
     """Yields every figure of all parts."""
     for part, values in material.parts.items():
-        yield from _walk(Row(part, None, None, "", None), values)
+        yield from _walk(Row(part, None, None, "", None), _name_items(part, values, {}))
+
+
+def _name_items(way: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """Returns values with lists whose items have names as objects.
+
+    Args:
+      way: the keys that lead to them.
+      value: to rename in.
+      known: lists on the way, by key.
+    """
+    if isinstance(value, dict):
+        known = {**known, **{k: v for k, v in value.items() if isinstance(v, list)}}
+        return {k: _name_items(f"{way}/{k}", v, known) for k, v in value.items()}
+    if not isinstance(value, list):
+        return value
+    axes = next((axes for keys, axes in AXES.items() if fnmatchcase(way, keys)), ())
+    if axes and not any(isinstance(item, dict) for item in value):
+        return _name_axes(value, [known.get(axis, ()) for axis in axes])
+    return [_name_items(way, item, known) for item in value]
+
+
+def _name_axes(value: Any, axes: Sequence[Sequence[Any]]) -> Any:
+    """Returns a list of lists as an object of objects, as far as the names fit."""
+    if not axes or not isinstance(value, list):
+        return value
+    names, *others = axes
+    items = [_name_axes(item, others) for item in value]
+    keys = [str(name) for name in names]
+    fit = len(keys) == len(set(keys)) == len(items)
+    return dict(zip(keys, items, strict=True)) if fit else items
 
 
 def _walk(row: Row, value: Any) -> Iterator[Row]:
