@@ -53,6 +53,19 @@ def noisy(model, loss_fn) -> GradientEstimator:
     return GradientEstimator(init, estimate, traits)
 
 
+def alike(model, loss_fn) -> GradientEstimator:
+    """Draws what changes nothing."""
+    inner = noisy(model, loss_fn)
+
+    def estimate(params, state, segment):
+        exact, _ = rtrl(model, loss_fn).estimate(params, state.inner, segment)
+        noise, state = inner.estimate(params, state, segment)
+        grads = jax.tree.map(lambda a, b: a + 0 * b, exact.grads, noise.grads)
+        return noise._replace(grads=grads), state
+
+    return GradientEstimator(inner.init, estimate, inner.traits)
+
+
 class Ragged(tiny.Tiny):
     """Has a shorter segment after each longer one."""
 
@@ -392,6 +405,17 @@ def test_segments_of_other_lengths(config: Path, x64: None):
     assert values["members"]["rtrl"]["online"]["cosine"] < 1
     assert values["exact"]["data_variance"] is None
     assert part.values["reach"]["lags"] == [0, 1, 2, 4, 8, 10]
+
+
+@pytest.mark.slow
+def test_draws_that_are_alike_are_none(config: Path, x64: None):
+    problem = make_problem(config, f"{HERE}:alike", f"{HERE}:noisy")
+    options = {"num_windows": 1, "segments_per_window": 1}
+    many = measure(problem, num_draws=3, **options).values["snapshots"][0]["members"]
+    assert (many["alike"]["draws"], many["alike"]["num_draws"]) == (False, 1)
+    assert many["alike"]["frozen"]["debiased"] < 1e-12
+    one = measure(problem, num_draws=1, **options).values["snapshots"][0]["members"]
+    assert one["noisy"]["draws"] and one["noisy"]["frozen"]["debiased"] is None
 
 
 class Stopped(Exception):
