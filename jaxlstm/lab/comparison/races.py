@@ -188,7 +188,8 @@ def _race(
         curves: Curves = []
         for n in range(0, len(wanted), track.width):
             part = wanted[n : n + track.width]
-            track.problem.progress(f"{label}, {told} {n + 1} to {n + len(part)}")
+            which = f"{n + 1} to {n + len(part)} of {len(wanted)}"
+            track.problem.progress(f"{label}, {told}: {which}")
             found = lanes.run(part, updates)
             curves += [
                 [None if math.isnan(x) else x for x in row] for row in found.tolist()
@@ -196,7 +197,7 @@ def _race(
         return curves
 
     grid = [Lane(seeds[0], rate) for rate in learning_rates]
-    tuned = train(grid, f"of {len(grid)} learning rates")
+    tuned = train(grid, "learning rates")
     best = choose([curve[-1] for curve in tuned])
     values: dict[str, Any] = {
         "learning_rate": None,
@@ -209,7 +210,7 @@ def _race(
     edges = {0: "low", len(learning_rates) - 1: "high"}
     rate = learning_rates[best]
     others = [Lane(seed, rate) for seed in seeds[1:]]
-    told = f"at {rate:g}, of {len(others)} further seeds"
+    told = f"further seeds at {rate:g}"
     try:
         curves = train(others, told)
     except UnequalSegments:
