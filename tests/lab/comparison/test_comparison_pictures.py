@@ -180,7 +180,8 @@ def test_references_are_in_view_or_not_in_the_legend(references, scale, in_view)
     axes = cost_pictures.draw_races(values, LOOKS).axes[0]
     low, high = axes.get_ylim()
     assert axes.get_yscale() == ("log" if scale < 1 else "linear")
-    shown = [line.get_ydata()[0] for line in axes.lines if ": " in line.get_label()]
+    lines = [line for line in axes.lines if ": " in str(line.get_label())]
+    shown = [float(np.asarray(line.get_ydata())[0]) for line in lines]
     assert shown == in_view
     assert all(low < loss < high for loss in shown)
 
