@@ -107,7 +107,7 @@ class _Plain(LogFormatter):
     """Labels the ticks that `LogFormatter` chooses, from the least on."""
 
     def __init__(self, least: float, *, minor: bool = False):
-        super().__init__(labelOnlyBase=not minor)
+        super().__init__(labelOnlyBase=not minor, minor_thresholds=(3, 3))
         self._least = least
 
     def __call__(self, x: float, pos: int | None = None) -> str:
