@@ -192,6 +192,6 @@ def test_draws_of_two_steps_differ(draw):
     assert np.any(first != second)
 
 
-def test_refusal():
+def test_refusal(x64):
     with pytest.raises(ValueError, match="kf_rtrl: the influence has Kronecker"):
         kf_rtrl(problem_of("no_gated_form")[0], squared_error)
