@@ -313,6 +313,7 @@ def test_benchmark_runs(name, tmp_path):
         assert f"  {contestant}  " in done.stdout
 
 
+@pytest.mark.slow
 def test_rtrl_is_set_against_its_operations(capsys, monkeypatch):
     monkeypatch.setattr(rtrl, "LARGE", 8)
     rtrl.main(["--size", "T=3,B=2,X=3,H=4", "--rounds", "1", "--devices", "2"])

@@ -142,7 +142,10 @@ def compare_with_autodiff(cell, transformations, **options):
     return by_rule
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "lstm" else pytest.param(n, marks=pytest.mark.slow) for n in BUILT_IN],
+)
 def test_rule_is_autodiff(x64, name):
     compare_with_autodiff(BUILT_IN[name], MOST if name == "leaky_rnn" else ALL)
 
@@ -346,7 +349,10 @@ def scanned(run, chunks):
 @pytest.mark.parametrize(
     ("name", "runs", "transformations", "reverse"),
     [
-        ("lstm", [{}, {"remat": "sqrt"}, AUTODIFF], [grad, *SECOND], False),
+        pytest.param(
+            *("lstm", [{}, {"remat": "sqrt"}, AUTODIFF], [grad, *SECOND], False),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *("gru", [{"remat": "step"}, AUTODIFF], SECOND, True),
             marks=pytest.mark.slow,

@@ -236,6 +236,7 @@ def test_bias_is_seen_in_the_mean():
     assert report[MEAN].error > report[MEAN].bound
 
 
+@pytest.mark.slow
 def test_loss_of_another_function_fails():
     def doubled(prediction, target):
         return 2 * squared_error(prediction, target)

@@ -42,7 +42,7 @@ def make_problem():
     return model, params, segment, jax.random.split(jax.random.key(2), B)
 
 
-@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("begins", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_steps_apart_are_those_of_unroll(begins):
     model, params, segment, keys = make_problem()
     start = jax.tree.map(jnp.ones_like, model.initial_state(params, (B,)))

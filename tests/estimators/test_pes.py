@@ -109,10 +109,10 @@ PROBLEMS = {
     ("name", "lengths"),
     [
         ("lstm", (1, 3, 3)),
-        ("rnn", (1,) * T),
+        pytest.param("rnn", (1,) * T, marks=pytest.mark.slow),
         ("gru", (2, 5)),
         ("lstm", (T,)),
-        ("noisy_layers", (4, 3)),
+        pytest.param("noisy_layers", (4, 3), marks=pytest.mark.slow),
         ("no_gated_form", (5, 2)),
     ],
 )

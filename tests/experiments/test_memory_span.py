@@ -40,9 +40,8 @@ def test_sweep_ends_where_every_seed_fails():
     assert find_failure(points[:1]) is None
 
 
-@pytest.mark.parametrize(
-    "cell", [pytest.param("rnn"), pytest.param("lstm", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
 def test_initial_norm_is_that_of_the_whole_jacobian(cell):
     """By one derivative of the last state by the one that the first step leaves."""
     (run,) = prepare("recall", cell, 3, 1, SMALL)

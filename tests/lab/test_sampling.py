@@ -649,6 +649,7 @@ def test_interrupt_ends_quietly(run):
     assert err.strip() == b""
 
 
+@pytest.mark.slow
 def test_reader_may_leave(run):
     with start_long_sample(run) as process:
         assert process.stdout is not None

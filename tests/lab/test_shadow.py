@@ -106,7 +106,9 @@ def compare(config, *overrides, updates=0, name="bptt"):
 X64 = "model.dtype=float64"
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)]
+)
 def test_known_gradients_have_known_figures(config, devices):
     options = TURNED, X64, f"devices={devices}", "estimator.shadow_segments=3"
     line, experiment, state = compare(config, *options, updates=2)

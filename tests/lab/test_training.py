@@ -80,7 +80,10 @@ def train(trainer, num_updates=3, updates_per_call=3):
     return jax.device_get(calls[-1].state.params), metrics, calls
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [pytest.param("float32", 1e-6, marks=pytest.mark.slow), ("float64", 1e-12)],
+)
 def test_two_devices_are_as_one(dtype, bound, request):
     if dtype == "float64":
         request.getfixturevalue("x64")
@@ -186,7 +189,7 @@ def test_segment_without_weight_changes_nothing():
     assert metrics.loss == metrics.weight == metrics.gradient_norm == 0
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_skipped_segment_changes_no_state(num_devices):
     def segments(start, count):
         block = source().segments(start, count)
