@@ -77,7 +77,9 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
-        sys.unraisablehook = self._unraisable
+        # Another hook that came meanwhile stays, and passes on to the one before.
+        if sys.unraisablehook == self._lose:
+            sys.unraisablehook = self._unraisable
         self._write.close()
         self._thread.join()
         self._read.close()

@@ -13,6 +13,7 @@ from jaxlstm.lab import checkpoints as module
 from jaxlstm.lab import manifest
 from jaxlstm.lab.checkpoints import Checkpoints
 from jaxlstm.lab.quiet import hide_what_follows
+from jaxlstm.lab.signals import StopRequest
 from jaxlstm.lab.training import TrainState
 
 
@@ -89,6 +90,16 @@ def test_threads_that_outlive_a_failed_read_are_not_heard(monkeypatch):
     for text in ("Event loop is closed", "something else"):
         sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(text)))  # type: ignore[arg-type]
     assert [str(each.exc_value) for each in heard] == ["something else"]
+
+
+def test_what_is_hidden_while_signals_are_heeded_stays_hidden(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    with StopRequest():
+        hide_what_follows()
+    late = types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed"))
+    sys.unraisablehook(late)  # type: ignore[arg-type]
+    assert not heard
 
 
 @pytest.mark.slow
