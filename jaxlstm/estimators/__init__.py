@@ -21,6 +21,7 @@ from jaxlstm.estimators.rtrl import rtrl as rtrl
 from jaxlstm.estimators.snap import snap as snap
 from jaxlstm.estimators.tbptt import tbptt as tbptt
 from jaxlstm.estimators.uoro import uoro as uoro
+from jaxlstm.estimators.whole_sequence import whole_sequence as whole_sequence
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "bptt": bptt,
@@ -36,4 +37,5 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "kf_rtrl": kf_rtrl,
     "forward_gradient": forward_gradient,
     "pes": pes,
+    "whole_sequence": whole_sequence,
 }

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.model import Model
 from jaxlstm.select import keep, like
+from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
 
 # (prediction [..., Y], target [...]) -> loss of each example [...], over any axes.
@@ -59,11 +61,14 @@ class Traits:
       segment_invariant: whether, with the weights frozen, the estimates of the
         segments of a sequence add up to the estimate of the whole.
       online: whether it runs forward in time, by `model.step`.
+      whole_sequences: whether a segment is a batch of whole sequences, with one target
+        each, at its last step; nothing is then carried from segment to segment.
     """
 
     kind: Literal["exact", "unbiased", "biased"]
     segment_invariant: bool
     online: bool
+    whole_sequences: bool = False
 
 
 class InitFn(Protocol):
@@ -109,6 +114,15 @@ class GradientEstimator(NamedTuple):
     init: InitFn
     estimate: EstimateFn
     traits: Traits
+
+
+def check_online_form(model: Model) -> None:
+    """Raises OptionError unless a model can go on from where a segment has ended."""
+    if model.step is None:
+        raise OptionError(
+            "the model has no online form, as one that reads in both directions has "
+            "not: it cannot go on from segment to segment; use estimator whole_sequence"
+        )
 
 
 def score(loss_fn: LossFn, predictions: Any, segment: Segment) -> tuple[Array, Array]:

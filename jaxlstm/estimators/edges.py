@@ -14,6 +14,7 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
+    check_online_form,
 )
 from jaxlstm.estimators.forward import forward
 from jaxlstm.model import Model
@@ -63,8 +64,12 @@ def backward(
 
     Returns:
       The estimator; its state is a `BackwardState`.
+
+    Raises:
+      OptionError: `remat` is unknown, or the model has no online form.
     """
     check_choice("remat", remat, Remat)
+    check_online_form(model)
     # Only named where they are asked for: a model of one's own need not know them.
     inner: dict[str, Any] = {"remat": "step"} if "step" in remat else {}
 

@@ -13,6 +13,7 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
+    check_online_form,
 )
 from jaxlstm.estimators.draws import Sample, normal, signs
 from jaxlstm.estimators.forward import forward
@@ -81,7 +82,8 @@ def forward_gradient(
       The estimator; its state is a `ForwardGradientState`.
 
     Raises:
-      ValueError: the distribution is unknown, or there is no direction.
+      ValueError: the distribution is unknown, there is no direction, or the model has
+        no online form.
 
     References:
       Baydin, Pearlmutter, Syme, Wood and Torr, Gradients without Backpropagation,
@@ -90,6 +92,7 @@ def forward_gradient(
       37(3), 1992.
     """
     check_choice("distribution", distribution, Distribution)
+    check_online_form(model)
     if num_directions < 1:
         raise OptionError(f"num_directions: value is {num_directions}; use 1 or more")
     draw = sample or {"normal": normal, "signs": signs}[distribution]

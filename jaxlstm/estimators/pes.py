@@ -13,6 +13,7 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
+    check_online_form,
 )
 from jaxlstm.estimators.draws import Sample, normal
 from jaxlstm.estimators.forward import forward
@@ -100,12 +101,14 @@ def pes(
       The estimator; its state is a `PESState`.
 
     Raises:
-      ValueError: the number of particles is odd or none, or sigma not positive.
+      ValueError: the number of particles is odd or none, sigma not positive, or the
+        model without an online form.
 
     References:
       Vicol, Metz and Sohl-Dickstein, Unbiased Gradient Estimation in Unrolled
       Computation Graphs with Persistent Evolution Strategies, ICML 2021.
     """
+    check_online_form(model)
     if num_particles < 2 or num_particles % 2:
         raise OptionError(
             f"num_particles: value is {num_particles}, and particles come in pairs; "

@@ -11,6 +11,7 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
+    check_online_form,
     score,
 )
 from jaxlstm.model import Model
@@ -95,7 +96,7 @@ def tbptt(
 
     Raises:
       ValueError: horizon and stride are not 1 <= stride <= horizon, `remat` is unknown,
-        or it is not known what an input looks like.
+        it is not known what an input looks like, or the model has no online form.
 
     References:
       Williams and Peng, An Efficient Gradient-Based Algorithm for On-Line Training of
@@ -103,6 +104,7 @@ def tbptt(
       h the horizon and h' the stride.
     """
     check_choice("remat", remat, Remat)
+    check_online_form(model)
     if horizon < 1:
         raise OptionError(f"horizon: {horizon} is not positive; use 1 or more")
     width = horizon if stride is None else stride

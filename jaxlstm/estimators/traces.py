@@ -24,6 +24,7 @@ from jaxlstm.estimators.base import (
     LossFn,
     Segment,
     Traits,
+    check_online_form,
     score,
 )
 from jaxlstm.model import Model, StepFn
@@ -158,11 +159,7 @@ def online(
     Raises:
       OptionError: the model has no step, or a readout without weights of its own.
     """
-    if model.step is None:
-        raise OptionError(
-            "the model has no online form: it cannot be run step by step; use bptt"
-        )
-
+    check_online_form(model)
     if random_feedback:
         _check_feedback(model)
 
