@@ -135,6 +135,7 @@ def build(config: Config) -> Experiment:
         mesh,
         train.average,
         skips=config.sections.optimizer.skip_non_finite > 0,
+        initial=task.initial,
     )
     shadows = {
         shadow.label: make_estimator(

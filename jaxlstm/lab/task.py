@@ -9,6 +9,7 @@ import pydantic
 
 from jaxlstm.estimators import Segment
 from jaxlstm.lab.errors import UserError
+from jaxlstm.model import ModelParams
 from jaxlstm.types import Array
 
 if TYPE_CHECKING:
@@ -112,9 +113,50 @@ class Task(pydantic.BaseModel):
         del averages
         return {}
 
+    def initial(self, params: ModelParams) -> ModelParams:
+        """Returns what training starts from, such as with word vectors put in place.
+
+        It is compiled: it replaces leaves by JAX's operations, and keeps their shapes
+        and dtypes.
+
+        Args:
+          params: that the model has drawn.
+        """
+        return params
+
     def vocabulary(self) -> "Vocabulary | None":
-        """Returns the symbols of a task whose model can be sampled from."""
+        """Returns the symbols of a task whose model reads or writes text.
+
+        Such a model is sampled from, unless the task has labels.
+        """
         return None
+
+    def labels(self) -> Sequence[str] | None:
+        """Returns the names of the classes that texts are sorted into, by number.
+
+        The model gives a logit for each, or one for the second of two.
+        """
+        return None
+
+    def encode(
+        self, texts: Sequence[str], vocabulary: "Vocabulary", segment_length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns texts as the model of a task with labels reads them.
+
+        It has to do without the task's data: the symbols, as the labels, are those that
+        the run has kept.
+
+        Args:
+          texts: N of them.
+          vocabulary: of the run.
+          segment_length: of the config's [train] section.
+
+        Returns:
+          Inputs [T, N], int32, and mask [T, N], 0 where a text has no symbol; T is as
+          long as the longest of these texts makes it. A text without any symbol is
+          masked everywhere.
+        """
+        raise NotImplementedError
 
     def describe_data(self) -> dict[str, Any]:
         """Returns what is noted of the data in a run: name, hash, sizes."""

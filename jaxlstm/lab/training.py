@@ -14,8 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxlstm.estimators import GradientEstimator, Segment
 from jaxlstm.lab.blocks import Pace, next_block, scan_first
 from jaxlstm.lab.devices import batch_specs, local, spread, total
+from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.manifest import describe_leaves
 from jaxlstm.lab.task import Source
-from jaxlstm.model import Model
+from jaxlstm.model import Model, ModelParams
 from jaxlstm.types import Array, Key, PyTree
 
 
@@ -41,7 +43,7 @@ class Metrics(NamedTuple):
     Attributes:
       loss: sum over steps and examples of weight times loss.
       weight: sum of the weights.
-      gradient_norm: of the divided gradient, before clipping.
+      gradient_norm: of the divided gradient by what is trained, before clipping.
     """
 
     loss: Any
@@ -78,6 +80,8 @@ class Trainer(NamedTuple):
       average: "steps" or "batch", as in the config's [train] section.
       skips: whether the optimizer is one of `optax.apply_if_finite`, which passes over
         gradients that are not finite; the estimator's state then stays as well.
+      initial: the task's, `(params) -> params`: what training starts from.
+      trained: `(tree) -> tree`, puts to zero what is there of frozen parameters.
     """
 
     model: Model
@@ -86,6 +90,26 @@ class Trainer(NamedTuple):
     mesh: Mesh
     average: Literal["steps", "batch"]
     skips: bool = False
+    initial: Callable[[ModelParams], ModelParams] = lambda params: params
+    trained: Callable[[PyTree], PyTree] = lambda tree: tree
+
+    def first_params(self, key: Key) -> ModelParams:
+        """Returns the parameters that training starts from.
+
+        Raises:
+          UserError: the task makes others of those that the model draws.
+        """
+        drawn = self.model.init(key)
+        params = self.initial(drawn)
+        was, now = map(describe_leaves, (drawn, params))
+        for name in [*was, *now]:
+            if was.get(name) != now.get(name):
+                raise UserError(
+                    f"the task's initial: makes {now.get(name, 'nothing')} of "
+                    f"{name.lstrip('.')}, {was.get(name, 'which is not there')}; keep "
+                    "shapes and dtypes"
+                )
+        return params
 
     def init(
         self, key: Key, batch_size: int, params: PyTree | None = None
@@ -102,7 +126,7 @@ class Trainer(NamedTuple):
         def make(key: Key, params: PyTree | None) -> TrainState:
             key_params, key_estimator = jax.random.split(key)
             if params is None:
-                params = self.model.init(key_params)
+                params = self.first_params(key_params)
             return TrainState(
                 params,
                 self.optimizer.init(params),
@@ -131,7 +155,9 @@ class Trainer(NamedTuple):
         else:
             batch_size = jax.tree.leaves(segment.inputs)[0].shape[1]
             divisor = batch_size * self.mesh.size
-        grads = jax.tree.map(lambda g: g / jnp.asarray(divisor, g.dtype), grads)
+        grads = jax.tree.map(
+            lambda g: g / jnp.asarray(divisor, g.dtype), self.trained(grads)
+        )
         norm = optax.tree.norm(grads)
         if self.skips:
             # A norm may overflow where no entry does; what is reported is left out.
@@ -141,7 +167,8 @@ class Trainer(NamedTuple):
         updates, optimizer_state = self.optimizer.update(
             grads, state.optimizer, state.params
         )
-        params = optax.apply_updates(state.params, updates)
+        # A decay of the weights goes by no gradient.
+        params = optax.apply_updates(state.params, self.trained(updates))
         if self.skips:
             finite = optimizer_state.last_finite  # type: ignore[attr-defined]
             estimator_state = jax.tree.map(

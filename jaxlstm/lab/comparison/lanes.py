@@ -66,7 +66,7 @@ class Track:
         evaluator = Evaluator(model, problem.config.task, self.alone)
         # First parameters [W, ...] by keys [W].
         self.init_params = jax.jit(
-            jax.vmap(lambda key: model.init(_key_of_params(key)))
+            jax.vmap(lambda key: trainer.first_params(_key_of_params(key)))
         )
         self._begin_split = self.map(
             lambda params, _: model.initial_state(params, (batch_size,))
