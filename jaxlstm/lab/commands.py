@@ -22,7 +22,7 @@ from jaxlstm.lab.comparison.plan import LeftOut, Plan, begin, make_plan, reopen
 from jaxlstm.lab.comparison.store import Store
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
-from jaxlstm.lab.errors import UserError
+from jaxlstm.lab.errors import UserError, printable
 from jaxlstm.lab.experiment import build, build_model
 from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.listing import Sort, list_runs, print_runs
@@ -30,6 +30,7 @@ from jaxlstm.lab.lock import hold
 from jaxlstm.lab.memory import check_memory, out_of_memory
 from jaxlstm.lab.metrics import require_tensorboard
 from jaxlstm.lab.plots import draw_comparison, draw_run
+from jaxlstm.lab.predicting import NothingKnown, predict_texts, read_texts
 from jaxlstm.lab.progress import Terminal
 from jaxlstm.lab.report import print_results
 from jaxlstm.lab.runner import train_run
@@ -47,6 +48,8 @@ app = App(
     help_format="plaintext",
 )
 console = Terminal(markup=False, emoji=False)
+# Those that are a line each for the user.
+OWN_WARNINGS = DamagedCheckpoint, LeftOut, NothingKnown
 
 
 @app.command
@@ -295,14 +298,50 @@ def sample(
         num_samples=num_samples,
         seed=seed,
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    _replace_what_cannot_be_shown()
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+@app.command
+def predict(
+    run: Path,
+    /,
+    *,
+    text: Annotated[tuple[str, ...], Parameter(allow_leading_hyphen=True)] = (),
+    file: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    checkpoint: Literal["best", "latest"] = "best",
+) -> None:
+    """Say what a run's model takes texts for: label, probability and text, a line each.
+
+    Parameters
+    ----------
+    run
+        The run directory, of a task that sorts texts.
+    text
+        A text; may be given several times. A hyphen stands for the lines of standard
+        input.
+    file
+        A file with a text a line.
+    as_json
+        Print a JSON object a line, with the probabilities of all labels.
+    checkpoint
+        The weights: those of the lowest validation loss, or the latest.
+    """
+    keep_compiled()
+    loaded = load_run(run, checkpoint)
+    _replace_what_cannot_be_shown()
+    for found in predict_texts(loaded, read_texts(text, file)):
+        if as_json:
+            print(json.dumps(found._asdict()), flush=True)
+            continue
+        shown = printable(found.label), f"{found.probability:.4f}"
+        print(*shown, printable(found.text), sep="\t", flush=True)
 
 
 @app.command(name="list")
@@ -394,6 +433,11 @@ def _compare(store: Store, plan: Plan) -> None:
         console.print(str(file), soft_wrap=True)
 
 
+def _replace_what_cannot_be_shown() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _stop(path: Path, interrupted: Interrupted) -> NoReturn:
     console.print(f"stopped; go on with: jaxlstm resume {path}", soft_wrap=True)
     sys.exit(128 + interrupted.signal)
@@ -414,7 +458,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], *place: object
 ) -> None:
     """Prints a warning of ours as a line; others as Python does."""
-    if issubclass(category, DamagedCheckpoint | LeftOut):
+    if issubclass(category, OWN_WARNINGS):
         print(f"jaxlstm: warning: {message}", file=sys.stderr)
     else:
         _show_other_warning(message, category, *place)  # type: ignore[arg-type]
@@ -427,7 +471,7 @@ def main(tokens: list[str] | None = None) -> None:
     """Runs a command. Errors of the user's are one line each, and exit code 2."""
     try:
         with warnings.catch_warnings():
-            for category in (DamagedCheckpoint, LeftOut):
+            for category in OWN_WARNINGS:
                 warnings.simplefilter("always", category)
             warnings.showwarning = _show_warning
             app(

@@ -133,13 +133,23 @@ def _shadow_table(run: Run) -> list[str]:
 
 
 def _samples(run: Run) -> list[str]:
-    if run.vocabulary is None:
+    name = run.path.resolve().name
+    if run.labels is not None:
+        return [
+            "What it makes of a text:",
+            "",
+            "```bash",
+            f'jaxlstm predict {name} --text "..."',
+            "```",
+            "",
+        ]
+    if not run.writes_text:
         return []
     return [
         f"Texts that it writes are in [{SAMPLES}]({SAMPLES}); for more:",
         "",
         "```bash",
-        f"jaxlstm sample {run.path.resolve().name} --length 500 --temperature 0.8",
+        f"jaxlstm sample {name} --length 500 --temperature 0.8",
         "```",
         "",
     ]

@@ -68,6 +68,7 @@ class Facts(pydantic.BaseModel):
     import_path: list[str]
     parts: Parts
     data: dict[str, Any]
+    labels: list[str] | None = None
     settings: dict[str, Any]
     versions: dict[str, str]
     flags: dict[str, Any]
@@ -165,6 +166,16 @@ class Run:
         """The symbols of a task that has some."""
         path = self.path / VOCABULARY
         return Vocabulary.load(path) if path.is_file() else None
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The names of the classes that texts are sorted into, if they are."""
+        return self.facts.get("labels")
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model goes on with a text, and does not sort it."""
+        return self.vocabulary is not None and self.labels is None
 
     @functools.cached_property
     def state(self) -> TrainState:

@@ -174,13 +174,12 @@ def sample_text(
       UserError: nothing can be sampled, not from this prompt, or not so many.
     """
     _check_numbers(options, length, num_samples, seed)
-    vocabulary = require_vocabulary(run)
-    num_symbols = run.facts["parts"]["input_size"]
-    if len(vocabulary) != num_symbols:
+    if run.labels is not None:
         raise UserError(
-            f"{run.path / VOCABULARY}: has {len(vocabulary)} symbols, and the model "
-            f"{num_symbols}; put back the file that the run was made with"
+            f"{run.path}: its model sorts texts, and writes none; use `jaxlstm predict "
+            f"{run.path} --text TEXT`"
         )
+    vocabulary = require_vocabulary(run)
     if prompt is None:
         read = np.array([start_symbol(vocabulary)])
     else:
@@ -246,9 +245,15 @@ def require_vocabulary(run: Run) -> Vocabulary:
     """Returns a run's vocabulary.
 
     Raises:
-      UserError: its task has none, or its file is missing.
+      UserError: its task has none, or its file is missing or another one's.
     """
+    num_symbols = run.facts["parts"]["input_size"]
     if run.vocabulary is not None:
+        if len(run.vocabulary) != num_symbols:
+            raise UserError(
+                f"{run.path / VOCABULARY}: has {len(run.vocabulary)} symbols, and the "
+                f"model {num_symbols}; put back the file that the run was made with"
+            )
         return run.vocabulary
     if not run.facts["parts"].get("symbols"):
         raise UserError(

@@ -121,7 +121,7 @@ class Session:
         """Draws pictures, writes samples and README, notes that the run is finished."""
         files = draw_run(self.run)
         self.run.note(seconds=seconds)
-        if self.run.vocabulary is not None:
+        if self.run.writes_text:
             write_samples(self.run, self.run.path / SAMPLES)
         write_readme(self.run, results, files)
         self.run.note(status="finished")

@@ -137,6 +137,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
     """
     config = experiment.config
     _check_empty(folder)
+    labels = config.task.labels()
     facts = {
         "id": secrets.token_hex(8),
         "status": "running",
@@ -147,6 +148,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
         "import_path": [str(p.resolve()) for p in import_path(config.folder / CONFIG)],
         "parts": config.task.parts()._asdict(),
         "data": config.task.describe_data(),
+        "labels": None if labels is None else list(labels),
         **software(config),
         **hardware(experiment.trainer.mesh),
     }
