@@ -27,10 +27,12 @@ from jax.custom_derivatives import SymbolicZero
 from jaxlstm.cells.base import (
     Gated,
     GatedWeights,
+    StepNoise,
     num_columns,
     pad_columns,
     preactivations,
     product,
+    update,
 )
 from jaxlstm.edges import Edges, edge, scale
 from jaxlstm.select import keep, select
@@ -44,11 +46,13 @@ class Controls(NamedTuple):
       mask: 0 where a step is not there.
       resets: 1 where the state becomes `reset_state` before the step.
       edges: factors on the gradient.
+      noise: what disturbs the updates, leaves [T, ..., H]; no gradient is taken by it.
     """
 
     mask: Array | None = None
     resets: Array | None = None
     edges: Edges | None = None
+    noise: StepNoise | None = None
 
 
 class Static(NamedTuple):
@@ -84,7 +88,7 @@ def gated_scan(
       state: the state before the first step, leaves [..., H].
       reset_state: what a reset puts in its place, leaves [..., H].
       inputs: [T, ..., X], finite on masked steps too.
-      controls: mask, resets and edges.
+      controls: mask, resets, edges and noise.
 
     Returns:
       The last state, the states after every step [T, ..., H], and z [T, ..., K] if it
@@ -93,14 +97,14 @@ def gated_scan(
     gated, compute_dtype = static.gated, static.compute_dtype
 
     def step(state: PyTree, xs: Any) -> tuple[PyTree, Any]:
-        x, mask, reset, edges = xs
+        x, mask, reset, edges, noise = xs
         state = select(reset, reset_state, state)
         h, direct = gated.read(state), state
         # Needed where a scan around this one drops its rule; see `edge_p`.
         if edges is not None:
             h, direct = edge(h, edges.h), edge(state, edges.c)
         z = preactivations(weights, x, h, compute_dtype)
-        state = keep(mask, gated.update(weights.small, direct, z), state)
+        state = keep(mask, update(gated, weights.small, direct, z, noise), state)
         return state, (state, z if static.keep_z else None)
 
     xs = inputs, *controls
@@ -158,7 +162,7 @@ def _gated_scan_jvp(static: Static, primals: Any, tangents: Any) -> Any:
     # partial evaluation stores each elementwise factor in an array of its own.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(dstate: PyTree, xs: Any) -> tuple[PyTree, Any]:
-        state, h, x, z, u, mask, reset, edges = xs
+        state, h, x, z, u, mask, reset, edges, noise = xs
         dstate = select(reset, dreset_state, dstate)
         if z is None:
             z = preactivations(weights, x, h, compute_dtype)
@@ -171,7 +175,12 @@ def _gated_scan_jvp(static: Static, primals: Any, tangents: Any) -> Any:
                 _transposed_product(dh, w_h, compute_dtype), columns, "left"
             )
         direct = dstate if edges is None else scale(dstate, edges.c)
-        _, dnew = jax.jvp(gated.update, (weights.small, state, z), (dsmall, direct, dz))
+
+        def advance(small: PyTree, state: PyTree, z: Array) -> PyTree:
+            return update(gated, small, state, z, noise)
+
+        primals, tangents = (weights.small, state, z), (dsmall, direct, dz)
+        _, dnew = jax.jvp(advance, primals, tangents)
         dstate = keep(mask, dnew, dstate)
         return dstate, (dstate, dz if static.keep_z else None)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.backends.deer import deer
-from jaxlstm.cells.base import Cell, preactivations
+from jaxlstm.cells.base import Cell, StepNoise, preactivations, update
 from jaxlstm.cells.lstm import LSTMParams, LSTMState, make_lstm
 from jaxlstm.edges import Edges, Hooks, check_edges, check_hooks, pass_over
 from jaxlstm.rule import Controls, Static, gated_scan
@@ -44,6 +44,7 @@ def unroll(
     reset_state: Any = None,
     reverse: bool = False,
     edges: Edges | Hooks | None = None,
+    noise: StepNoise | None = None,
     remat: Remat = "none",
     derivative: Derivative = "rule",
     compute_dtype: Any = None,
@@ -70,6 +71,8 @@ def unroll(
         step t stays at index t.
       edges: factors on the gradient from step to step, see `Edges`; or functions with
         gradients of their own, see `Hooks`, which always take "autodiff".
+      noise: what disturbs the updates of a gated cell, leaves [T, ..., H], as
+        `jaxlstm.noise` draws it; no gradient is taken by it.
       remat: what is computed again in the backward pass to save memory. "none":
         nothing. "step": only states are kept, z is made again. "sqrt": time is cut
         into about sqrt(T) chunks, and only the states between them are kept.
@@ -81,7 +84,7 @@ def unroll(
         sums, states and parameters keep theirs. For gated cells.
       engine: "scan", step after step; or "deer", all steps at once by Newton's method,
         see `jaxlstm.backends.deer`. The latter has a derivative of its own and takes
-        neither `remat`, "autodiff", `compute_dtype` nor `Hooks`.
+        neither `remat`, "autodiff", `compute_dtype`, `Hooks` nor noise.
 
     Returns:
       The last state, and the states after every step, leaves [T, ..., H]. On masked
@@ -100,9 +103,11 @@ def unroll(
     check_choice("derivative", derivative, Derivative)
     check_choice("engine", engine, Engine)
     if engine == "deer":
-        check_deer(remat, derivative, compute_dtype, edges)
-    if cell.gated is None and compute_dtype is not None:
-        raise ValueError("compute_dtype: the cell has no gated form to apply it to")
+        check_deer(remat, derivative, compute_dtype, edges, noise is not None)
+    if cell.gated is None:
+        for name, given in (("compute_dtype", compute_dtype), ("noise", noise)):
+            if given is not None:
+                raise ValueError(f"{name}: the cell has no gated form to apply it to")
     inputs = jnp.asarray(inputs)
     if cell.gated is not None:
         w_x = cell.gated.weights(params).w_x
@@ -119,13 +124,14 @@ def unroll(
     if mask is not None:
         mask = check_time_axes("mask", mask, inputs)
     if lengths is not None:
-        mask = _mask_by_length(check_lengths(lengths, inputs), mask, inputs)
+        mask = mask_by_length(check_lengths(lengths, inputs), mask, inputs)
     hooks = check_hooks(cell, edges) if isinstance(edges, Hooks) else None
     factors = None if isinstance(edges, Hooks) else edges
     controls = Controls(
         mask,
         resets if resets is None else check_time_axes("resets", resets, inputs),
         factors if factors is None else check_edges(cell, factors, inputs),
+        noise,
     )
     if controls.mask is not None:
         # NaN times zero is NaN: what must not matter is taken out before any product.
@@ -184,7 +190,7 @@ def lstm(
     last, states = unroll(LSTM, params, inputs, state, **options)
     mask, lengths = options.get("mask"), options.get("lengths")
     if lengths is not None:
-        mask = _mask_by_length(jnp.asarray(lengths), mask, states.h)
+        mask = mask_by_length(jnp.asarray(lengths), mask, states.h)
     if mask is not None:
         mask = jnp.asarray(mask)
     return last, keep(mask, states.h, jnp.zeros_like(states.h))
@@ -279,10 +285,10 @@ def _plain_scan(
     options: Options,
 ) -> tuple[Any, Any]:
     def step(state: Any, xs: Any) -> tuple[Any, Any]:
-        x, (mask, reset, edges) = xs
+        x, (mask, reset, edges, noise) = xs
         state = select(reset, reset_state, state)
         edges = edges if options.hooks is None else options.hooks
-        new = advance(cell, params, state, x, edges, options.compute_dtype)
+        new = advance(cell, params, state, x, edges, options.compute_dtype, noise)
         state = keep(mask, new, state)
         return state, state
 
@@ -306,7 +312,7 @@ def _deer(
     def step(params: Any, state: Any, x: Array, edges: Edges | None) -> Any:
         return advance(cell, params, state, x, edges)
 
-    mask, resets, edges = turn(controls)
+    mask, resets, edges, _ = turn(controls)
     last, states = deer(
         step,
         params,
@@ -327,6 +333,7 @@ def advance(
     x: Array,
     edges: Edges | Hooks | None = None,
     compute_dtype: Any = None,
+    noise: StepNoise | None = None,
 ) -> Any:
     """Makes one step as `unroll` makes it.
 
@@ -337,11 +344,13 @@ def advance(
       x: [..., X].
       edges: factors on the gradient into the step, [...] each, or hooks, or None.
       compute_dtype: dtype of the factors of the products, or None.
+      noise: what disturbs the update, leaves [..., H], or None.
 
     Returns:
       The next state.
     """
-    if cell.gated is None or (edges is None and compute_dtype is None):
+    plain = edges is None and compute_dtype is None and noise is None
+    if cell.gated is None or plain:
         state = state if edges is None else pass_over(edges, "h", state)
         return cell.step(params, state, x)[0]
     weights, h = cell.gated.weights(params), cell.gated.read(state)
@@ -350,7 +359,7 @@ def advance(
     z = preactivations(weights, x, h, compute_dtype)
     if isinstance(edges, Hooks):
         z = pass_over(edges, "z", z)
-    return cell.gated.update(weights.small, state, z)
+    return update(cell.gated, weights.small, state, z, noise)
 
 
 def check_deer(
@@ -358,6 +367,7 @@ def check_deer(
     derivative: Derivative = "rule",
     compute_dtype: Any = None,
     edges: Edges | Hooks | None = None,
+    noise: bool = False,
 ) -> None:
     """Raises OptionError if an option of `unroll` is not for the engine "deer"."""
     refused = {
@@ -365,6 +375,7 @@ def check_deer(
         f'derivative: is "{derivative}"': derivative != "rule",
         f"compute_dtype: is {compute_dtype}": compute_dtype is not None,
         "edges: are hooks": isinstance(edges, Hooks),
+        "dropout: acts inside the cell": noise,
     }
     for value, wrong in refused.items():
         if wrong:
@@ -373,7 +384,8 @@ def check_deer(
             )
 
 
-def _mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
+def mask_by_length(lengths: Array, mask: Any, inputs: Array) -> Array:
+    """Returns which steps of [T, ..., X] are within lengths [...], and in the mask."""
     steps = jnp.arange(inputs.shape[0])
     within = like(steps, jnp.empty((1,) * (lengths.ndim + 1))) < lengths[None]
     return within if mask is None else within & (like(jnp.asarray(mask), within) != 0)

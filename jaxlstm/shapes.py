@@ -21,6 +21,13 @@ def check_choice(name: str, value: Any, literal: Any) -> None:
         raise OptionError(f"{name}: {value!r} is unknown; use one of {choices}")
 
 
+def check_sizes(sizes: dict[str, int]) -> None:
+    """Raises OptionError unless all sizes are positive."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise OptionError(f"{name}: {size} is not positive")
+
+
 def check_inputs(inputs: Array, w_x: Array) -> None:
     """Raises ValueError unless inputs [T, ..., X] fit input weights [X, K]."""
     size, columns = w_x.shape
@@ -31,13 +38,17 @@ def check_inputs(inputs: Array, w_x: Array) -> None:
         )
 
 
-def check_gates(params: Any, count: int) -> None:
+def check_gates(params: Any, count: int, w_p: Array | None = None) -> None:
     """Raises ValueError unless w_x, w_h and b are those of `count` gates.
 
     Args:
-      params: has w_x [X, count H], w_h [H, count H] and b [count H].
+      params: has w_x [X, count H], w_h [H, count H] and b [count H] or None.
       count: how many gates stand side by side.
+      w_p: [H, P] projection, with which w_h is [P, count H]; None for none.
     """
+    if w_p is not None:
+        _check_projected(params, count, w_p)
+        return
     axes = f"{'' if count == 1 else count}H"
     size = jnp.shape(params.w_h)[0] if jnp.ndim(params.w_h) else 0
     by = f"H = {size} by params.w_h [H, {axes}] of shape {jnp.shape(params.w_h)}"
@@ -47,10 +58,30 @@ def check_gates(params: Any, count: int) -> None:
             raise ValueError(
                 f"params.{name}: shape {shape} does not fit {letters}; {by}"
             )
-    if jnp.shape(params.b) != (count * size,):
+    if params.b is not None and jnp.shape(params.b) != (count * size,):
         raise ValueError(
             f"params.b: shape {jnp.shape(params.b)} does not fit [{axes}]; {by}"
         )
+
+
+def _check_projected(params: Any, count: int, w_p: Array) -> None:
+    shape = jnp.shape(w_p)
+    if len(shape) != 2:
+        raise ValueError(f"params.w_p: shape {shape} does not fit [H, P]")
+    size, output_size = shape
+    columns = count * size
+    by = f"H = {size} and P = {output_size} by params.w_p [H, P] of shape {shape}"
+    wanted = {
+        "w_h": (f"[P, {count}H]", (output_size, columns)),
+        "w_x": (f"[X, {count}H]", (*jnp.shape(params.w_x)[:1], columns)),
+        "b": (f"[{count}H]", (columns,)),
+    }
+    for name, (letters, want) in wanted.items():
+        value = getattr(params, name)
+        if value is not None and jnp.shape(value) != want:
+            raise ValueError(
+                f"params.{name}: shape {jnp.shape(value)} does not fit {letters}; {by}"
+            )
 
 
 def check_step_input(x: Array, w_x: Array) -> None:

@@ -16,6 +16,7 @@ from jaxlstm.cells.initializers import INITIALIZERS as INITIALIZERS
 from jaxlstm.cells.initializers import Initializer as Initializer
 from jaxlstm.cells.lstm import LSTMParams as LSTMParams
 from jaxlstm.cells.lstm import LSTMState as LSTMState
+from jaxlstm.cells.lstm import ProjectedLSTMParams as ProjectedLSTMParams
 from jaxlstm.cells.lstm import init_lstm as init_lstm
 from jaxlstm.cells.lstm import lstm_cell as lstm_cell
 from jaxlstm.cells.lstm import make_lstm as make_lstm

@@ -54,6 +54,21 @@ class Gate(NamedTuple):
     squashed_by: Literal["sigmoid", "tanh"] | None = None
 
 
+class StepNoise(NamedTuple):
+    """What disturbs `update`, in one step [..., H] or in all of them [T, ..., H].
+
+    Axes of size 1 broadcast.
+
+    Attributes:
+      candidate: factor on the candidate for the memory, or None.
+      stay: by name of a field of the state, the share of it that stays as it was: 1
+        or 0 in training, the rate itself where the expectation is taken; or None.
+    """
+
+    candidate: Array | None = None
+    stay: dict[str, Array] | None = None
+
+
 class Gated(NamedTuple):
     """The form of a cell whose weights act only through z = x W_x + h W_h + b.
 
@@ -67,12 +82,16 @@ class Gated(NamedTuple):
       update: `(small, state, z) -> state`, with z [..., K]. Works on any batch axes.
       gates: the blocks of z, all of one width, K / len(gates). They change nothing:
         diagnostics tell them apart. By default z is one block.
+      scaled_update: `(small, state, z, factor) -> state`, the update with the candidate
+        for the memory multiplied by a factor [..., H]; None for a cell that adds no
+        candidate to a memory, or does not say how. It takes recurrent dropout.
     """
 
     weights: Callable[[Any], GatedWeights]
     read: Callable[[Any], Array]
     update: Callable[[PyTree, Any, Array], Any]
     gates: tuple[Gate, ...] = (Gate("preactivation"),)
+    scaled_update: Callable[[PyTree, Any, Array, Array], Any] | None = None
 
 
 class InitCell(Protocol):
@@ -109,6 +128,37 @@ class Cell(NamedTuple):
     step: Callable[[Any, Any, Array], tuple[Any, Array]]
     gated: Gated | None = None
     output: Callable[[Any], Array] = read_h
+
+
+def update(
+    gated: Gated, small: PyTree, state: Any, z: Array, noise: StepNoise | None = None
+) -> Any:
+    """Returns the next state from z [..., K], disturbed by the noise of the step.
+
+        s' = update(state, z), the candidate multiplied by the factor
+        field' = stay field + (1 - stay) field of s'    for each field that may stay
+
+    Args:
+      gated: the cell; with a `scaled_update`, where the noise has a factor.
+      small: as in `GatedWeights`.
+      state: leaves [..., H].
+      z: [..., K].
+      noise: of this step; None for none.
+    """
+    if noise is None:
+        return gated.update(small, state, z)
+    if noise.candidate is None:
+        new = gated.update(small, state, z)
+    else:
+        assert gated.scaled_update is not None
+        new = gated.scaled_update(small, state, z, noise.candidate)
+    if noise.stay is None:
+        return new
+    mixed = {
+        name: share * getattr(state, name) + (1 - share) * getattr(new, name)
+        for name, share in noise.stay.items()
+    }
+    return new._replace(**mixed)
 
 
 def product(h: Array, w: Array, compute_dtype: Any = None) -> Array:

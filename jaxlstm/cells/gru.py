@@ -82,12 +82,19 @@ def _weights(params: GRUParams) -> GatedWeights:
     return GatedWeights(candidate_first, params.w_h, b)
 
 
-def _update(small: None, state: GRUState, z: Array) -> GRUState:
+def _scaled_update(
+    small: None, state: GRUState, z: Array, factor: Array | None
+) -> GRUState:
     del small
     n_x, r, u, n_h = jnp.split(z, 4, axis=-1)
     n = jnp.tanh(n_x + jax.nn.sigmoid(r) * n_h)
+    n = n if factor is None else factor * n
     u = jax.nn.sigmoid(u)
     return GRUState((1 - u) * n + u * state.h)
+
+
+def _update(small: None, state: GRUState, z: Array) -> GRUState:
+    return _scaled_update(small, state, z, None)
 
 
 GRU_GATES = (
@@ -96,7 +103,7 @@ GRU_GATES = (
     Gate("update", "sigmoid"),
     Gate("candidate by h"),
 )
-GRU_GATED = Gated(_weights, read_h, _update, GRU_GATES)
+GRU_GATED = Gated(_weights, read_h, _update, GRU_GATES, _scaled_update)
 _step = gated_step(GRU_GATED)
 
 

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,8 +15,13 @@ from jaxlstm.cells.base import (
     preactivations,
     read_h,
 )
-from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
-from jaxlstm.shapes import check_gates, check_step_input
+from jaxlstm.cells.initializers import (
+    Initializer,
+    draw_blocks,
+    draw_gates,
+    find_initializer,
+)
+from jaxlstm.shapes import check_gates, check_sizes, check_step_input
 from jaxlstm.types import Array, Key
 
 
@@ -25,19 +31,35 @@ class LSTMParams(NamedTuple):
     Attributes:
       w_x: [X, 4H] input weights.
       w_h: [H, 4H] recurrent weights.
-      b: [4H] bias.
+      b: [4H] bias, or None.
     """
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
+
+
+class ProjectedLSTMParams(NamedTuple):
+    """Weights of one LSTM layer whose output is projected to P numbers.
+
+    Attributes:
+      w_x: [X, 4H] input weights.
+      w_h: [P, 4H] recurrent weights.
+      b: [4H] bias, or None.
+      w_p: [H, P] projection.
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array | None
+    w_p: Array
 
 
 class LSTMState(NamedTuple):
     """What the cell remembers between two steps.
 
     Attributes:
-      h: [..., H] hidden state; also the cell's output.
+      h: [..., H] hidden state; also the cell's output. [..., P] where it is projected.
       c: [..., H] memory cell.
     """
 
@@ -51,9 +73,11 @@ def init_lstm(
     hidden_size: int,
     *,
     forget_bias: float | None = 1.0,
+    bias: bool = True,
+    projection_size: int | None = None,
     initializer: str | Initializer = "glorot_orthogonal",
     dtype: Any = jnp.float32,
-) -> LSTMParams:
+) -> LSTMParams | ProjectedLSTMParams:
     """Draws the weights of one layer.
 
     Args:
@@ -63,27 +87,48 @@ def init_lstm(
       forget_bias: the bias of the forget gate, whatever the initialiser draws for the
         others. At 1 the cell starts out remembering, so gradients reach far back from
         the first update [1]. None leaves it to the initialiser.
+      bias: whether there is one.
+      projection_size: P, the size of the output and of what the recurrent weights
+        read [2]; None for no projection.
       initializer: a name of `INITIALIZERS`, or an `Initializer`.
       dtype: of all parameters.
 
     Returns:
-      The parameters: w_x [X, 4H], w_h [H, 4H], b [4H].
+      The parameters: w_x [X, 4H], w_h [H, 4H], b [4H]; with a projection w_h
+      [P, 4H] and w_p [H, P] too.
 
     Raises:
-      ValueError: the initialiser's name is unknown.
+      ValueError: the initialiser's name is unknown, or P is not positive.
 
     References:
       [1] Gers, Schmidhuber and Cummins, Learning to Forget, Neural Computation 12(10),
       2000; Jozefowicz, Zaremba and Sutskever, An Empirical Exploration of Recurrent
       Network Architectures, ICML 2015.
+      [2] Sak, Senior and Beaufays, Long Short-Term Memory Recurrent Neural Network
+      Architectures for Large Scale Acoustic Modeling, Interspeech 2014.
     """
-    w_x, w_h, b = draw_gates(initializer, key, input_size, hidden_size, 4, dtype)
+    keys = [key]
+    if projection_size is not None:
+        check_sizes({"projection_size": projection_size})
+        keys = jax.random.split(key, 3)
+    w_x, w_h, b = draw_gates(initializer, keys[0], input_size, hidden_size, 4, dtype)
     if forget_bias is not None:
         b = b.at[hidden_size : 2 * hidden_size].set(forget_bias)
-    return LSTMParams(w_x, w_h, b)
+    b = b if bias else None
+    if projection_size is None:
+        return LSTMParams(w_x, w_h, b)
+    draw = find_initializer(initializer)
+    shape = hidden_size, projection_size
+    w_h = draw_blocks(
+        draw.input, keys[1], shape[::-1], 4, hidden_size=hidden_size, dtype=dtype
+    )
+    w_p = draw.readout(keys[2], shape, hidden_size, dtype)
+    return ProjectedLSTMParams(w_x, w_h, b, w_p)
 
 
-def zero_state(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
+def zero_state(
+    params: LSTMParams | ProjectedLSTMParams, batch_shape: tuple[int, ...] = ()
+) -> LSTMState:
     """Returns the state of zeros that a sequence starts from.
 
     Args:
@@ -91,28 +136,38 @@ def zero_state(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMSta
       batch_shape: the batch axes, none by default.
 
     Returns:
-      h and c, [*batch_shape, H] each.
+      h and c, [*batch_shape, H] each; h [*batch_shape, P] where it is projected.
     """
-    hidden_size, _ = params.w_h.shape
-    zeros = jnp.zeros((*batch_shape, hidden_size), params.w_h.dtype)
-    return LSTMState(h=zeros, c=zeros)
+    output_size, columns = params.w_h.shape
+    h, c = (
+        jnp.zeros((*batch_shape, size), params.w_h.dtype)
+        for size in (output_size, columns // 4)
+    )
+    return LSTMState(h, c)
 
 
-def _update(small: None, state: LSTMState, z: Array) -> LSTMState:
-    del small
+def _scaled_update(
+    w_p: Array | None, state: LSTMState, z: Array, factor: Array | None
+) -> LSTMState:
     # sigmoid(z) = tanh(z / 2) / 2 + 1/2: all four gates are one tanh.
     hidden_size = state.c.shape[-1]
     half = np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size)
     half = jnp.broadcast_to(jnp.asarray(half, z.dtype), z.shape)
     gates = jnp.tanh(z * half) * half + (1 - half)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
-    c = f * state.c + i * g
-    return LSTMState(h=o * jnp.tanh(c), c=c)
+    c = f * state.c + i * (g if factor is None else factor * g)
+    h = o * jnp.tanh(c)
+    return LSTMState(h if w_p is None else h @ w_p, c)
 
 
-def _weights(params: LSTMParams) -> GatedWeights:
-    check_gates(params, 4)
-    return GatedWeights(params.w_x, params.w_h, params.b)
+def _update(w_p: Array | None, state: LSTMState, z: Array) -> LSTMState:
+    return _scaled_update(w_p, state, z, None)
+
+
+def _weights(params: LSTMParams | ProjectedLSTMParams) -> GatedWeights:
+    w_p = params.w_p if isinstance(params, ProjectedLSTMParams) else None
+    check_gates(params, 4, w_p)
+    return GatedWeights(params.w_x, params.w_h, params.b, w_p)
 
 
 LSTM_GATES = (
@@ -121,18 +176,18 @@ LSTM_GATES = (
     Gate("candidate", "tanh"),
     Gate("output", "sigmoid"),
 )
-LSTM_GATED = Gated(_weights, read_h, _update, LSTM_GATES)
+LSTM_GATED = Gated(_weights, read_h, _update, LSTM_GATES, _scaled_update)
 
 
 def lstm_cell(
-    params: LSTMParams, state: LSTMState, x: Array
+    params: LSTMParams | ProjectedLSTMParams, state: LSTMState, x: Array
 ) -> tuple[LSTMState, Array]:
     """Advances the cell by one time step.
 
         i, f, o = sigmoid(x W_x + h W_h + b)     input, forget and output gates
               g = tanh(x W_x + h W_h + b)        candidate for the memory
              c' = f c + i g
-             h' = o tanh(c')
+             h' = o tanh(c')                     or o tanh(c') W_p, if projected
 
     `functools.partial(lstm_cell, params)` is a body for `jax.lax.scan`.
 
@@ -150,18 +205,27 @@ def lstm_cell(
       Forget, Neural Computation 12(10), 2000. No peepholes.
     """
     check_step_input(x, params.w_x)
-    z = preactivations(_weights(params), x, state.h)
-    state = _update(None, state, z)
+    weights = _weights(params)
+    z = preactivations(weights, x, state.h)
+    state = _update(weights.small, state, z)
     return state, state.h
 
 
 def make_lstm(
     *,
     forget_bias: float | None = 1.0,
+    bias: bool = True,
+    projection_size: int | None = None,
     initializer: str | Initializer = "glorot_orthogonal",
 ) -> Cell:
     """Returns the LSTM as a `Cell`; the options are those of `init_lstm`."""
+    if projection_size is not None:
+        check_sizes({"projection_size": projection_size})
     init = functools.partial(
-        init_lstm, forget_bias=forget_bias, initializer=find_initializer(initializer)
+        init_lstm,
+        forget_bias=forget_bias,
+        bias=bias,
+        projection_size=projection_size,
+        initializer=find_initializer(initializer),
     )
     return Cell(init, zero_state, lstm_cell, LSTM_GATED)

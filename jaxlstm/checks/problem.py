@@ -125,14 +125,16 @@ def _something(leaf: np.ndarray) -> float:
 
 
 def _draw_inputs(model: Model, params: PyTree, random: np.random.Generator) -> Any:
-    if model.layers is None:
+    example = model.example_input
+    symbols = example is not None and jnp.issubdtype(example.dtype, jnp.integer)
+    if example is None or (symbols and model.layers is None):
         raise OptionError(
             "inputs: are not given, and the model does not say what they look like; "
             "give some, [T, B, ...] with T >= 6 and B >= 2"
         )
-    example = model.layers.example_input
-    if jnp.issubdtype(example.dtype, jnp.inexact):
+    if not symbols:
         return draw(random, (T, B, *example.shape), "float32")
+    assert model.layers is not None
     embedding = params.recurrent.embedding
     count = model.layers.width if embedding is None else len(embedding)
     return random.integers(count, size=(T, B), dtype=np.int32)

@@ -103,19 +103,22 @@ def _layered_step(
     taps: Taps | None,
 ) -> Walk:
     assert model.layers is not None
-    cell, _, encode, _, drop, compute_dtype = model.layers
-    recurrent = params.recurrent
-    noise = None if keys is None else fold_in(keys, 0)
-    output, xs, states = encode(recurrent.embedding, inputs.x), [], []
+    layers, recurrent = model.layers, params.recurrent
+    key = None if keys is None else fold_in(keys, 0)
+    output = layers.encode(recurrent.embedding, inputs.x, key, inputs.time)
+    xs, states = [], []
     for n, (layer, old) in enumerate(zip(recurrent.layers, state, strict=True)):
-        x = drop(output, n, noise, inputs.time)
+        x = layers.drop(output, n, key, inputs.time)
+        noise = layers.noise(old, n, key, inputs.time)
         if taps is not None:
             x = _add(x, taps.inputs[n])
-        new = advance(cell, layer, old, x, compute_dtype=compute_dtype)
+        new = advance(
+            layers.cell, layer, old, x, compute_dtype=layers.compute_dtype, noise=noise
+        )
         new = keep(inputs.mask, new, old)
         if taps is not None:
             new = _add(new, taps.states[n])
-        output = cell.output(new)
+        output = layers.cell.output(new)
         xs.append(x)
         states.append(new)
     return Walk(tuple(state), tuple(xs), tuple(states))

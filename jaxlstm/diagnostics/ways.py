@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells.base import Cell, num_columns, pad_columns, product
+from jaxlstm.cells.base import (
+    Cell,
+    StepNoise,
+    num_columns,
+    pad_columns,
+    product,
+    update,
+)
 from jaxlstm.diagnostics.blocks import column_gates
 from jaxlstm.diagnostics.transition import Inputs
 from jaxlstm.model import Model, ModelParams
@@ -133,19 +140,26 @@ def _step(
       keys: of the noise.
     """
     assert model.layers is not None
-    cell, _, encode, _, drop, compute_dtype = model.layers
-    noise = None if keys is None else fold_in(keys, 0)
-    output, states = encode(recurrent.embedding, inputs.x), []
+    layers, states = model.layers, []
+    key = None if keys is None else fold_in(keys, 0)
+    output = layers.encode(recurrent.embedding, inputs.x, key, inputs.time)
     for n, layer in enumerate(zip(recurrent.layers, state, by_gate, strict=True)):
-        output = drop(output, n, noise, inputs.time)
-        new = _cell_step(cell, *layer, output, compute_dtype)
-        output = cell.output(new)
+        output = layers.drop(output, n, key, inputs.time)
+        noise = layers.noise(state[n], n, key, inputs.time)
+        new = _cell_step(layers.cell, *layer, output, layers.compute_dtype, noise)
+        output = layers.cell.output(new)
         states.append(new)
     return tuple(states)
 
 
 def _cell_step(
-    cell: Cell, params: Any, state: Any, by_gate: Any, x: Array, compute_dtype: Any
+    cell: Cell,
+    params: Any,
+    state: Any,
+    by_gate: Any,
+    x: Array,
+    compute_dtype: Any,
+    noise: StepNoise | None,
 ) -> Any:
     gated = cell.gated
     if gated is None:
@@ -164,4 +178,4 @@ def _cell_step(
         z = z + pad_columns(jnp.concatenate(parts, axis=-1), columns, "left")
     if weights.b is not None:
         z = z + jnp.broadcast_to(weights.b, z.shape)
-    return gated.update(weights.small, state, z)
+    return update(gated, weights.small, state, z, noise)

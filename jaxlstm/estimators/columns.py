@@ -5,7 +5,6 @@ state in a step is D_t = ds'/dz, [S, K], times its row's u: no [S, P] array is n
 say it, in any gated cell and any stack of them.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import GatedWeights, num_columns, preactivations
+from jaxlstm.cells.base import GatedWeights, num_columns, preactivations, update
 from jaxlstm.estimators.dense import flat
 from jaxlstm.estimators.structure import find_structure, follow
 from jaxlstm.estimators.traces import LinearStep
@@ -108,13 +107,9 @@ def linearise(model: Model, step: LinearStep) -> ColumnStep:
     )
 
     def run(vector: Array, offsets: Any, small: Any, embedding: Any) -> Any:
-        x = layers.encode(embedding, step.x)
-
-        def noise(output: Array, layer: int) -> Array:
-            return layers.drop(output, layer, step.key, step.time)
-
+        x = layers.encode(embedding, step.x, step.key, step.time)
         with_small = [w._replace(small=s) for w, s in zip(weights, small, strict=True)]
-        return _walk(model, with_small, unflatten(vector), x, offsets, noise)
+        return _walk(model, with_small, unflatten(vector), x, offsets, step)
 
     arguments = vector, offsets, rest.small, rest.embedding
     _, pull_back, factors = jax.vjp(run, *arguments, has_aux=True)
@@ -212,18 +207,20 @@ def _walk(
     state: Any,
     x: Array,
     offsets: list[Array],
-    drop: Callable[[Array, int], Array],
+    step: LinearStep,
 ) -> tuple[Array, Any]:
     """Makes a step with offsets on z; returns the state [S], and x and h by layer."""
-    gated, cell = _gated(model), model.layers.cell  # type: ignore[union-attr]
+    layers, gated = model.layers, _gated(model)
+    assert layers is not None
     found, factors = [], []
     for n, (w, layer_state) in enumerate(zip(weights, state, strict=True)):
-        x, h = drop(x, n), gated.read(layer_state)
-        z = preactivations(w, x, h, model.layers.compute_dtype)  # type: ignore[union-attr]
-        new = gated.update(w.small, layer_state, z + offsets[n])
+        x, h = layers.drop(x, n, step.key, step.time), gated.read(layer_state)
+        noise = layers.noise(layer_state, n, step.key, step.time)
+        z = preactivations(w, x, h, layers.compute_dtype)
+        new = update(gated, w.small, layer_state, z + offsets[n], noise)
         found.append(new)
         factors.append((x, h))
-        x = cell.output(new)
+        x = layers.cell.output(new)
     return flat(tuple(found)), tuple(factors)
 
 

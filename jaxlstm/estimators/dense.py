@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxlstm.estimators.traces import LinearStep, Trace
-from jaxlstm.model import Model, StepFn
+from jaxlstm.interface import Model, StepFn
 from jaxlstm.types import Array, Key, PyTree
 from jaxlstm.varying import like_varying
 

@@ -17,7 +17,9 @@ from jaxlstm.estimators.base import (
     check_online_form,
 )
 from jaxlstm.estimators.forward import forward
+from jaxlstm.estimators.penalties import PenaltyFn
 from jaxlstm.model import Model
+from jaxlstm.noise import Keys, split
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
@@ -36,7 +38,7 @@ class BackwardState(NamedTuple):
     """
 
     hidden: Any
-    keys: Key
+    keys: Keys
     num_steps: Array
 
 
@@ -45,6 +47,7 @@ def backward(
     loss_fn: LossFn,
     *,
     edges: EdgesFn | None = None,
+    penalty: PenaltyFn | None = None,
     remat: Remat = "none",
     traits: Traits,
 ) -> GradientEstimator:
@@ -59,6 +62,7 @@ def backward(
       edges: `(keys [B], times [T], segment) -> Edges`, what becomes of the gradient on
         its way back into each step, from the keys of the examples and the numbers of
         the steps. None: it passes.
+      penalty: what is added to the loss of each step, as `penalize` gives it.
       remat: as in `jaxlstm.unroll`; readout and loss are made again with the states.
       traits: what the estimator promises.
 
@@ -76,7 +80,7 @@ def backward(
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> BackwardState:
         return BackwardState(
             hidden=model.initial_state(params, batch_shape),
-            keys=jax.random.split(key, batch_shape),
+            keys=split(key, batch_shape),
             num_steps=jnp.zeros((), jnp.int32),
         )
 
@@ -90,13 +94,14 @@ def backward(
             if edges is None:
                 return inner
             steps = time + jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
-            return {**inner, "edges": edges(keys, steps, segment)}
+            return {**inner, "edges": edges(keys.own, steps, segment)}
 
         def total(params: PyTree) -> tuple[Array, tuple[Any, Array]]:
             hidden, losses, weights = forward(
                 *(model, loss_fn, params, state.hidden, segment, keys, time),
                 chunks="sqrt" in remat,
                 options=options,
+                penalty=penalty,
             )
             return jnp.sum(weights * losses), (hidden, jnp.sum(weights))
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.estimators.base import LossFn, Segment, score
+from jaxlstm.estimators.penalties import PenaltyFn, find_begins
 from jaxlstm.model import Model
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import Keys, fold_in
 from jaxlstm.sequence import scan_chunks
-from jaxlstm.types import Array, Key, PyTree
+from jaxlstm.types import Array, PyTree
 
 # (segment, time of its first step) -> options of `model.unroll`.
 OptionsFn = Callable[[Segment, Array], dict[str, Any]]
@@ -22,11 +23,12 @@ def forward(
     params: PyTree,
     hidden: Any,
     segment: Segment,
-    keys: Key,
+    keys: Keys,
     time: Array,
     *,
     chunks: bool,
     options: OptionsFn = lambda segment, time: {},
+    penalty: PenaltyFn | None = None,
 ) -> tuple[Any, Array, Array]:
     """Runs a segment from the state carried into it.
 
@@ -43,15 +45,17 @@ def forward(
         back, so that no more states than those of one are there at a time, nor more of
         their tangents.
       options: of `model.unroll`.
+      penalty: what is added to the loss of each step.
 
     Returns:
-      The state after the segment, and losses and weights [T, B] as `score` gives them.
+      The state after the segment; losses [T, B], with their penalties, and weights, as
+      `score` gives them.
     """
 
-    def run(hidden: Any, segment: Segment, time: Array) -> tuple[Any, Any]:
+    def run(before: Any, segment: Segment, begins: Any, time: Array) -> tuple[Any, Any]:
         hidden, states = model.unroll(
             params.recurrent,
-            hidden,
+            before,
             segment.inputs,
             mask=segment.mask,
             resets=segment.resets,
@@ -60,20 +64,24 @@ def forward(
             **options(segment, time),
         )
         predictions = model.readout(params, states, key=fold_in(keys, 1), time=time)
-        return hidden, score(loss_fn, predictions, segment)
+        losses, weights = score(loss_fn, predictions, segment)
+        if penalty is not None:
+            losses = losses + penalty(before, states, begins, keys, time)
+        return hidden, (losses, weights)
 
     start = model.initial_state(params, keys.shape)
     hidden = jax.tree.map(
         lambda new, old: jnp.where(time == 0, new, old), start, hidden
     )
+    begins = None if penalty is None else find_begins(segment, keys.shape, time)
     if not chunks:
-        hidden, (losses, weights) = run(hidden, segment, time)
+        hidden, (losses, weights) = run(hidden, segment, begins, time)
         return hidden, losses, weights
 
-    def chunk(hidden: Any, xs: tuple[Array, Segment]) -> tuple[Any, Any]:
-        steps, segment = xs
-        return run(hidden, segment, steps[0])
+    def chunk(hidden: Any, xs: tuple[Array, Segment, Any]) -> tuple[Any, Any]:
+        steps, segment, begins = xs
+        return run(hidden, segment, begins, steps[0])
 
     steps = time + jnp.arange(len(jax.tree.leaves(segment.inputs)[0]))
-    hidden, (losses, weights) = scan_chunks(chunk, hidden, (steps, segment))
+    hidden, (losses, weights) = scan_chunks(chunk, hidden, (steps, segment, begins))
     return hidden, losses, weights

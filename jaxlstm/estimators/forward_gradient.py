@@ -18,6 +18,7 @@ from jaxlstm.estimators.base import (
 from jaxlstm.estimators.draws import Sample, normal, signs
 from jaxlstm.estimators.forward import forward
 from jaxlstm.model import Model
+from jaxlstm.noise import Keys, split
 from jaxlstm.shapes import OptionError, check_choice
 from jaxlstm.types import Array, Key, PyTree
 from jaxlstm.varying import vary, varying_axes
@@ -36,7 +37,7 @@ class ForwardGradientState(NamedTuple):
     """
 
     hidden: Any
-    keys: Key
+    keys: Keys
     direction_key: Key
     num_steps: Array
 
@@ -102,7 +103,7 @@ def forward_gradient(
     ) -> ForwardGradientState:
         return ForwardGradientState(
             hidden=model.initial_state(params, batch_shape),
-            keys=jax.random.split(key, batch_shape),
+            keys=split(key, batch_shape),
             # `split` numbers its keys as `fold_in` does, from 0: this is one more.
             direction_key=jax.random.fold_in(key, math.prod(batch_shape)),
             num_steps=jnp.zeros((), jnp.int32),

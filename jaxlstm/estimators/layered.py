@@ -265,7 +265,9 @@ def _immediate(
     embedding = step.recurrent.embedding
     pull = None
     if m == 0 and embedding is not None:
-        pull = jax.vjp(lambda e: layers.encode(e, step.x), embedding)[1]
+        pull = jax.vjp(
+            lambda e: layers.encode(e, step.x, step.key, step.time), embedding
+        )[1]
 
     def field(f: int) -> Theta:
         by_z = layer.by_z[f].reshape(-1)

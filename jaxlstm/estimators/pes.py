@@ -18,6 +18,7 @@ from jaxlstm.estimators.base import (
 from jaxlstm.estimators.draws import Sample, normal
 from jaxlstm.estimators.forward import forward
 from jaxlstm.model import Model
+from jaxlstm.noise import Keys, split
 from jaxlstm.select import like
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
@@ -37,7 +38,7 @@ class PESState(NamedTuple):
 
     hidden: Any
     perturbations: Array
-    keys: Key
+    keys: Keys
     num_steps: Array
 
 
@@ -123,7 +124,7 @@ def pes(
         return PESState(
             hidden=model.initial_state(params, (*batch_shape, num_particles)),
             perturbations=jnp.zeros((*batch_shape, half, flat.size), flat.dtype),
-            keys=jax.random.split(key, batch_shape),
+            keys=split(key, batch_shape),
             num_steps=jnp.zeros((), jnp.int32),
         )
 
@@ -135,14 +136,14 @@ def pes(
         flat, unravel = ravel_pytree(params)
 
         def run(
-            hidden: Any, perturbations: Array, key: Key, segment: Segment
+            hidden: Any, perturbations: Array, keys: Keys, segment: Segment
         ) -> Outcome:
-            epsilon = sigma * draw(key, time, (half, flat.size)).astype(flat.dtype)
+            epsilon = sigma * draw(keys.own, time, (half, flat.size)).astype(flat.dtype)
 
             def particle(epsilon: Array, hidden: Any) -> tuple[Any, Array, Array]:
                 perturbed = unravel(flat + epsilon)
                 return forward(
-                    *(model, loss_fn, perturbed, hidden, segment, key, time),
+                    *(model, loss_fn, perturbed, hidden, segment, keys, time),
                     chunks=True,
                 )
 

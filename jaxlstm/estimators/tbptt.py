@@ -15,7 +15,7 @@ from jaxlstm.estimators.base import (
     score,
 )
 from jaxlstm.model import Model
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import Keys, fold_in, split
 from jaxlstm.select import like
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError, check_choice
@@ -50,7 +50,7 @@ class TruncatedState(NamedTuple):
 
     hidden: Any
     steps: Steps | None
-    keys: Key
+    keys: Keys
     num_steps: Array
 
 
@@ -130,7 +130,7 @@ def tbptt(
             hidden=model.initial_state(params, batch_shape),
             # An array without entries could not be saved.
             steps=steps if horizon > 1 else None,
-            keys=jax.random.split(key, batch_shape),
+            keys=split(key, batch_shape),
             num_steps=jnp.zeros((), jnp.int32),
         )
 
@@ -205,12 +205,12 @@ def tbptt(
 def _example(model: Model, given: Any) -> Any:
     if given is not None:
         return given
-    if model.layers is None:
+    if model.example_input is None:
         raise OptionError(
             "example_input: is not given, and the model does not say what an input "
             "looks like; give its jax.ShapeDtypeStruct, without time and batch"
         )
-    return model.layers.example_input
+    return model.example_input
 
 
 def _spread(

@@ -27,8 +27,8 @@ from jaxlstm.estimators.base import (
     check_online_form,
     score,
 )
-from jaxlstm.model import Model, StepFn
-from jaxlstm.noise import fold_in
+from jaxlstm.interface import Model, StepFn
+from jaxlstm.noise import Keys, fold_in, split
 from jaxlstm.select import keep, like, select
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
@@ -130,7 +130,7 @@ class OnlineState(NamedTuple):
 
     hidden: Any
     influence: Any
-    keys: Key
+    keys: Keys
     num_steps: Array
     feedback: Key | None
 
@@ -165,12 +165,12 @@ def online(
 
     def init(params: PyTree, batch_shape: tuple[int, ...], key: Key) -> OnlineState:
         _check_floating(model.initial_state(params, ()))
-        keys, time = jax.random.split(key, batch_shape), jnp.zeros((), jnp.int32)
+        keys, time = split(key, batch_shape), jnp.zeros((), jnp.int32)
         # `split` numbers its keys as `fold_in` does, from 0: this is one more.
         feedback = jax.random.fold_in(key, math.prod(batch_shape))
         return OnlineState(
             hidden=model.initial_state(params, batch_shape),
-            influence=start(params, keys, time),
+            influence=start(params, keys.own, time),
             keys=keys,
             num_steps=time,
             feedback=feedback if random_feedback else None,
@@ -183,7 +183,7 @@ def online(
         params: PyTree,
         hidden: Any,
         feedback: Any,
-        keys: Key,
+        keys: Keys,
         step: Segment,
         time: Array,
     ) -> tuple[tuple[Array, Array, PyTree], Any]:
@@ -229,7 +229,7 @@ def online(
         trace_all = _over_batch(trace_step, keys.ndim, (0, linear_axes, 0, 0, 0))
 
         def restart(where: Array, hidden: Any, influence: Any, time: Array) -> Any:
-            begun = origin, start(params, keys, time)
+            begun = origin, start(params, keys.own, time)
             return select(where, begun, (hidden, influence))
 
         def advance(hidden: Any, influence: Any, step: Segment, time: Array) -> Any:
@@ -245,7 +245,7 @@ def online(
             new = step_fn(params.recurrent, hidden, x, key=noise, time=time)
             hidden = keep(mask, new, hidden)
             scored, q = score_step(params, hidden, feedback, keys, step, time)
-            influence, pulled = trace_all(influence, linear, q, mask, keys)
+            influence, pulled = trace_all(influence, linear, q, mask, keys.own)
             axes = tuple(range(keys.ndim))
             pulled = jax.tree.map(lambda x: jnp.sum(x, axes), pulled)
             return hidden, influence, (*scored, pulled)
@@ -289,10 +289,10 @@ def _over_batch(
     return function
 
 
-def _broadcast(control: Array, keys: Key) -> Array:
+def _broadcast(control: Array, keys: Keys) -> Array:
     """Spreads a control of a step, [...] from the left, over the batch."""
     control = jnp.asarray(control)
-    return jnp.broadcast_to(like(control, keys), keys.shape)
+    return jnp.broadcast_to(like(control, keys.own), keys.shape)
 
 
 def _check_floating(state: Any) -> None:

@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells.base import Cell, GatedWeights, num_columns, preactivations
+from jaxlstm.cells.base import (
+    Cell,
+    GatedWeights,
+    StepNoise,
+    num_columns,
+    preactivations,
+    update,
+)
 from jaxlstm.estimators.structure import find_structure
 from jaxlstm.estimators.traces import LinearStep
 from jaxlstm.model import Model
@@ -170,15 +177,21 @@ def linearise(model: Model, units: Units, step: LinearStep) -> list[LayerStep]:
         if n:
             x = feed(below)
         else:
-            x = layers.encode(step.recurrent.embedding, step.x)
+            x = layers.encode(step.recurrent.embedding, step.x, step.key, step.time)
             x = layers.drop(x, n, step.key, step.time)
         weights, h = gated.weights(params), gated.read(state)
         z = preactivations(weights, x, h, layers.compute_dtype)
+        noise = layers.noise(state, n, step.key, step.time)
 
-        def update(small: Any, state: Any, z: Array) -> Array:
-            return jnp.stack(jax.tree.leaves(gated.update(small, state, z)))
+        def advance(
+            small: Any, state: Any, z: Array, noise: StepNoise | None = noise
+        ) -> Any:
+            return update(gated, small, state, z, noise)
 
-        push = jax.linearize(functools.partial(update, weights.small), state, z)[1]
+        def fields(small: Any, state: Any, z: Array, advance: Any = advance) -> Array:
+            return jnp.stack(jax.tree.leaves(advance(small, state, z)))
+
+        push = jax.linearize(functools.partial(fields, weights.small), state, z)[1]
         tangents = jax.vmap(functools.partial(_spread, (state, z), size))
         both = jnp.moveaxis(
             jax.vmap(lambda t, push=push: push(*t))(tangents(kinds)), 0, 1
@@ -192,7 +205,7 @@ def linearise(model: Model, units: Units, step: LinearStep) -> list[LayerStep]:
             by_below = jnp.tensordot(by_x, by_output, 1)
         by_small = None
         if weights.small is not None:
-            by_small = jax.jacrev(update)(weights.small, state, z)
+            by_small = jax.jacrev(fields)(weights.small, state, z)
         found.append(LayerStep(x, h, weights, by_state, by_z, by_small, by_x, by_below))
-        below = gated.update(weights.small, state, z)
+        below = advance(weights.small, state, z)
     return found
