@@ -4,6 +4,9 @@
     checkpoints/best/N/       parameters alone
     checkpoints/damaged/      what was no longer as it had been saved, put aside
 
+Where the optimizer averages parameters, these are the average; training goes on from
+those beside it.
+
 N is the number of updates that were made. In each lies manifest.json, written last,
 with a hash of every file and the dtype and shape of every leaf: orbax would restore
 many a flipped bit, and another dtype, without a word. A checkpoint without it was cut
@@ -25,6 +28,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from jaxlstm.lab.averaging import averaged_params, find_average
 from jaxlstm.lab.errors import UserError, suggest
 from jaxlstm.lab.files import sync, write_text
 from jaxlstm.lab.manifest import (
@@ -87,8 +91,10 @@ class Checkpoints:
         self.wait()
         step = int(state.num_updates)
         if step not in self._steps("latest"):
-            rest = state._replace(params=())
-            items = {PARAMS: state.params, TRAINING: rest}
+            items = {
+                PARAMS: averaged_params(state.params, state.optimizer),
+                TRAINING: _without_params(state),
+            }
             self._saving = self._writer.submit(
                 self._save, "latest", step, items, notes, prune=prune
             )
@@ -171,9 +177,11 @@ class Checkpoints:
         Raises:
           UserError: there is none, or it does not fit the template.
         """
-        rest = template._replace(params=())
+        rest = _without_params(template)
         templates = {PARAMS: template.params, TRAINING: rest}
         _, items, notes = self._read("latest", templates, put_aside=put_aside)
+        if find_average(template.optimizer) is not None:
+            return items[TRAINING], notes
         return items[TRAINING]._replace(params=items[PARAMS]), notes
 
     def restore_params(self, template: PyTree, which: Which) -> tuple[PyTree, int]:
@@ -351,6 +359,12 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: cannot be restored: {reason[:200]}") from error
+
+
+def _without_params(state: TrainState) -> TrainState:
+    """Returns what training needs beside the parameters that a model is used with."""
+    averages = find_average(state.optimizer) is not None
+    return state if averages else state._replace(params=())
 
 
 def warn(message: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxlstm.estimators import Segment, score
+from jaxlstm.estimators.whole_sequence import predict_sequences
 from jaxlstm.lab.blocks import Pace, next_block, scan_first
 from jaxlstm.lab.devices import batch_specs, local, spread, total
 from jaxlstm.lab.errors import UserError
@@ -23,8 +24,9 @@ class Evaluator:
     """Averages the loss and a task's scores over a source.
 
     The state starts from the model's initial state and is carried from segment to
-    segment; nothing is drawn at random. Each segment is summed by itself, so that the
-    figures do not depend on how many a call takes.
+    segment; with a model that has no online form, each segment holds whole sequences,
+    as in `estimators.whole_sequence`. Nothing is drawn at random. Each segment is
+    summed by itself, so that the figures do not depend on how many a call takes.
     """
 
     def __init__(self, model: Model, task: Task, mesh: Mesh):
@@ -102,16 +104,9 @@ class Evaluator:
         params, state = vary_together((local(params, self.mesh), state))
 
         def step(state: Any, segment: Segment) -> Any:
-            state, states = self.model.unroll(
-                params.recurrent,
-                state,
-                segment.inputs,
-                mask=segment.mask,
-                resets=segment.resets,
-            )
-            predictions = self.model.readout(params, states)
-            losses, weights = score(self.task.loss, predictions, segment)
-            scores = self.task.scores(predictions, segment.targets)
+            state, predictions, scored = self._predict(params, state, segment)
+            losses, weights = score(self.task.loss, predictions, scored)
+            scores = self.task.scores(predictions, scored.targets)
             if "loss" in scores:
                 raise UserError(
                     "the task's scores hold one named loss, which is that of `loss`; "
@@ -126,3 +121,20 @@ class Evaluator:
             return state, total((sums, jnp.sum(weights)), self.mesh)
 
         return scan_first(step, state, block, count)
+
+    def _predict(
+        self, params: PyTree, state: Any, segment: Segment
+    ) -> tuple[Any, Any, Segment]:
+        """Returns the state after a segment, predictions, and what scores these."""
+        model = self.model
+        if model.step is None:
+            batch_shape = jax.tree.leaves(state)[0].shape[:1]
+            return state, *predict_sequences(model, params, segment, batch_shape)
+        state, states = model.unroll(
+            params.recurrent,
+            state,
+            segment.inputs,
+            mask=segment.mask,
+            resets=segment.resets,
+        )
+        return state, model.readout(params, states), segment

@@ -13,7 +13,13 @@ from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.evaluation import Evaluator
 from jaxlstm.lab.memory import check_sizes
-from jaxlstm.lab.optimizers import OPTIMIZERS, apply_all, make_clip, make_schedule
+from jaxlstm.lab.optimizers import (
+    OPTIMIZERS,
+    apply_all,
+    make_clip,
+    make_schedule,
+    make_trained,
+)
 from jaxlstm.lab.options import find_factory
 from jaxlstm.lab.shadow import Shadow
 from jaxlstm.lab.task import ModelParts, Source, Task, check_source
@@ -121,6 +127,8 @@ def build(config: Config) -> Experiment:
             f"[train] patience = {train.patience}: the task has no validation split "
             "to wait for; leave it out, or give it one"
         )
+    if config.sections.optimizer.name == "nt_asgd":
+        _check_averaging(config)
     section = config.sections.estimator
     trainer = Trainer(
         model,
@@ -136,6 +144,10 @@ def build(config: Config) -> Experiment:
         train.average,
         skips=config.sections.optimizer.skip_non_finite > 0,
         initial=task.initial,
+        trained=make_trained(
+            config.sections.optimizer.frozen,
+            jax.eval_shape(model.init, jax.random.key(0)),
+        ),
     )
     shadows = {
         shadow.label: make_estimator(
@@ -153,6 +165,14 @@ def build(config: Config) -> Experiment:
     return Experiment(
         config, trainer, Evaluator(model, task, mesh), shadow, source, num_updates
     )
+
+
+def _check_averaging(config: Config) -> None:
+    where = '[optimizer] name = "nt_asgd": waits for the validation loss, and'
+    if config.sections.train.eval_every is None:
+        raise UserError(f"{where} train.eval_every is not set; set it")
+    if "validation" not in config.task.splits:
+        raise UserError(f'{where} the task has no validation split; use name = "sgd"')
 
 
 def _source(config: Config, split: str, seed: int | None = None) -> Source:

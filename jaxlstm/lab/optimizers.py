@@ -1,13 +1,18 @@
 """Optimizers, schedules and clipping, by optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import jax
+import jax.numpy as jnp
 import optax
 from pydantic import Field
 
+from jaxlstm.interop.weights import name_leaves
+from jaxlstm.lab.averaging import average_params
 from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.schema import ClipSection, ScheduleSection
+from jaxlstm.lab.schema import ClipSection, Count, ScheduleSection
+from jaxlstm.types import PyTree
 
 # No run comes to more, and JAX counts no further.
 LAST_UPDATE = 2**31 - 1
@@ -61,11 +66,41 @@ def rmsprop(
     )
 
 
+def nt_asgd(
+    learning_rate: optax.Schedule,
+    *,
+    non_monotone: Count = 5,
+    weight_decay: NonNegative = 0.0,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent whose iterates are averaged once it gets no further.
+
+        w_{k+1} = w_k - rate (g_k + decay w_k)
+        T       = the first evaluation whose loss is above the least of those more than
+                  n evaluations before it
+        result  = mean of w_T ... w_k, from T on
+
+    Whoever trains says when the average begins.
+
+    References:
+      Merity, Keskar and Socher, Regularizing and Optimizing LSTM Language Models, ICLR
+      2018, algorithm 1, with the minimum as in its published code; Polyak and Juditsky,
+      Acceleration of Stochastic Approximation by Averaging, SIAM Journal on Control and
+      Optimization 30(4), 1992.
+    """
+    del non_monotone
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(learning_rate),
+        average_params(),
+    )
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": sgd,
     "adam": adam,
     "adamw": adamw,
     "rmsprop": rmsprop,
+    "nt_asgd": nt_asgd,
 }
 
 
@@ -146,3 +181,42 @@ def apply_all(inner: optax.GradientTransformation) -> optax.GradientTransformati
         return updates, state._replace(inner_state=inner_state)
 
     return optax.GradientTransformation(optax.apply_if_finite(inner, 1).init, update)
+
+
+def make_trained(frozen: Sequence[str], params: PyTree) -> Callable[[PyTree], PyTree]:
+    """Returns `(tree) -> tree`, which puts to zero what belongs to frozen parameters.
+
+    Args:
+      frozen: names of parameters, or the beginnings of names, as far as a dot.
+      params: of the model, or their shapes.
+
+    Raises:
+      UserError: a name is that of no parameter, or nothing is left to train.
+    """
+    if not frozen:
+        return lambda tree: tree
+    names = list(name_leaves(params))
+    for prefix in frozen:
+        if not any(_begins(name, prefix) for name in names):
+            raise UserError(
+                f'[optimizer] frozen: "{prefix}" is no parameter; there are '
+                f"{', '.join(names)}, and what these begin with, up to a dot"
+            )
+    held = [any(_begins(name, prefix) for prefix in frozen) for name in names]
+    if all(held):
+        raise UserError(
+            "[optimizer] frozen: no parameter is left to train; leave one out"
+        )
+
+    def trained(tree: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten(
+            jnp.zeros_like(leaf) if still else leaf
+            for leaf, still in zip(leaves, held, strict=True)
+        )
+
+    return trained
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return f"{name}.".startswith(f"{prefix}.")

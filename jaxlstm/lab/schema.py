@@ -146,11 +146,14 @@ class OptimizerSection(OpenSection):
     Attributes:
       skip_non_finite: how many updates in a row are left out because their gradient is
         not finite, before the run ends; at 0 it ends at the first.
+      frozen: names of parameters that stay as they are, or beginnings of names, such as
+        "recurrent.embedding".
     """
 
     name: str = "adam"
     learning_rate: PositiveFloat = 1e-3
     skip_non_finite: CountFromZero = 0
+    frozen: list[str] = []
     schedule: ScheduleSection = ScheduleSection()
     clip: ClipSection = ClipSection()
 

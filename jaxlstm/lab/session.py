@@ -2,13 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from rich.console import Console
 
+from jaxlstm.lab.averaging import (
+    averaged_params,
+    begin_average,
+    find_average,
+    is_time_to_average,
+)
 from jaxlstm.lab.checkpoints import Checkpoints, warn
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.fingerprint import Change
@@ -159,6 +165,7 @@ class Session:
         self._visit(state, done)
         # A signal may have come while they were under way.
         self._evaluate(state, done, meter)
+        state = self._average(state, done, meter)
         self._compare(state, done, meter)
         self.request.check()
         if self._out_of_patience():
@@ -176,7 +183,8 @@ class Session:
         blocks = fit(
             experiment.trainer, state, experiment.source, self._stop, updates_per_call
         )
-        for block in blocks:
+        block = next(blocks, None)
+        while block is not None:
             try:
                 self._guard.check(block)
             except NotFinite as found:
@@ -194,6 +202,7 @@ class Session:
             if count and (last or self._due("log", done)):
                 self._log(done, meter)
             evaluated = self._evaluate(state, done, meter)
+            state = self._average(state, done, meter)
             self._compare(state, done, meter)
             if evaluated and self._out_of_patience():
                 last = True
@@ -206,6 +215,7 @@ class Session:
                 saved = time.monotonic()
             if last:
                 break
+            block = _go_on(blocks, state)
         self._checkpoints.wait()
         self.request.check()
         return state
@@ -317,17 +327,35 @@ class Session:
             or "validation" not in self.run.task.splits
         ):
             return False
+        params = averaged_params(state.params, state.optimizer)
         try:
-            values = self._measure("validation", state.params, done)
+            values: dict[str, Any] = self._measure("validation", params, done)
         except Interrupted:
             return False  # It is saved first; a resumed run measures it then.
-        best = min([line["loss"] for line in self._validations], default=math.inf)
+        meter.say(f"update {done}  validation {describe(values)}")
+        losses = [line["loss"] for line in self._validations]
+        average = find_average(state.optimizer)
+        if average is not None:
+            values["averaging"] = bool(average.begun) or is_time_to_average(
+                [*losses, values["loss"]],
+                self.run.config.optimizer_options["non_monotone"],
+            )
         self._write(done, "validation", values)
         self._validations.append({"update": done, **values})
-        meter.say(f"update {done}  validation {describe(values)}")
-        if values["loss"] < best:
-            self._checkpoints.save_best(state.params, done)
+        if values["loss"] < min(losses, default=math.inf):
+            self._checkpoints.save_best(params, done)
         return True
+
+    def _average(self, state: TrainState, done: int, meter: Meter) -> TrainState:
+        """Returns the state whose parameters are averaged, if it is time for that."""
+        average = find_average(state.optimizer)
+        if average is None or average.begun or not self._validations:
+            return state
+        last = self._validations[-1]
+        if last["update"] != done or not last["averaging"]:
+            return state
+        meter.say(f"update {done}  the average of the parameters begins")
+        return state._replace(optimizer=begin_average(state.optimizer))
 
     def _compare(self, state: TrainState, done: int, meter: Meter) -> None:
         """Compares gradients if it is time, and has not been done."""
@@ -378,7 +406,8 @@ class Session:
 
     def _evaluate_all(self, state: TrainState) -> Results:
         """Measures every split, but the validation loss where it is known already."""
-        update, params = int(state.num_updates), state.params
+        update = int(state.num_updates)
+        params = averaged_params(state.params, state.optimizer)
         best = self._checkpoints.find_best()
         lowest = min(self._validations, key=lambda line: line["loss"], default=None)
         if lowest is not None and best != lowest["update"]:
@@ -400,6 +429,15 @@ class Session:
         if best is not None:
             self._checkpoints.drop_best_before(best)
         return results
+
+
+def _go_on(
+    blocks: Generator[Block, TrainState | None, None], state: TrainState
+) -> Block | None:
+    try:
+        return blocks.send(state)
+    except StopIteration:
+        return None
 
 
 def _mean(sums: np.ndarray, weights: np.ndarray) -> float:

@@ -193,7 +193,7 @@ class Shadow:
                 for member, state in zip(self._members, sums.states, strict=True)
             ]
             estimates: Sequence[Estimate] = total([each for each, _ in made], mesh)
-            grads = tuple(each.grads for each in estimates)
+            grads = tuple(self.trainer.trained(each.grads) for each in estimates)
             added = jax.tree.map(jnp.add, sums.grads, grads)
             own = estimates[0]
             return Sums(tuple(state for _, state in made), added), (

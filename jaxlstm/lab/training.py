@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -221,12 +221,12 @@ def fit(
     source: Source,
     stops: Callable[[int], int],
     updates_per_call: int,
-) -> Iterator[Block]:
+) -> Generator[Block, TrainState | None, None]:
     """Yields what every compiled call did; the first one, which compiles, does nothing.
 
     It saves, prints and plots nothing: the caller decides what to do with what it
-    yields, and stops by no longer asking. A call takes about a second at most, or else
-    makes a single update.
+    yields, may send another state to go on from, and stops by no longer asking. A call
+    takes about a second at most, or else makes a single update.
 
     Args:
       trainer: makes the updates.
@@ -261,7 +261,8 @@ def fit(
         if not first:
             pace.took(count, time.perf_counter() - began)
         until = functools.partial(_until, call, before, segments)
-        yield Block(state, metrics, bool(finite), segments, until)
+        sent = yield Block(state, metrics, bool(finite), segments, until)
+        state = state if sent is None else sent
 
 
 def _until(call: Any, state: TrainState, segments: Segment, count: int) -> TrainState:
