@@ -14,7 +14,7 @@ from jaxlstm.estimators.base import (
     score,
 )
 from jaxlstm.model import Model
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import Keys, fold_in, split
 from jaxlstm.select import like
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import check_choice
@@ -29,7 +29,7 @@ class WholeSequenceState(NamedTuple):
       num_segments: [] how many segments were seen.
     """
 
-    keys: Key
+    keys: Keys
     num_segments: Array
 
 
@@ -68,9 +68,7 @@ def whole_sequence(
         params: PyTree, batch_shape: tuple[int, ...], key: Key
     ) -> WholeSequenceState:
         del params
-        return WholeSequenceState(
-            jax.random.split(key, batch_shape), jnp.zeros((), jnp.int32)
-        )
+        return WholeSequenceState(split(key, batch_shape), jnp.zeros((), jnp.int32))
 
     def estimate(
         params: PyTree, state: WholeSequenceState, segment: Segment
@@ -101,7 +99,7 @@ def predict_sequences(
     segment: Segment,
     batch_shape: tuple[int, ...],
     *,
-    key: Key | None = None,
+    key: Keys | None = None,
     remat: Remat = "none",
 ) -> tuple[Any, Segment]:
     """Predicts once for each sequence of a segment, from its initial state on.
