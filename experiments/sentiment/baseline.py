@@ -108,7 +108,12 @@ def fit(
 
 
 def choose(
-    train: Encoded, validation: Encoded, *, num_words: int, num_classes: int
+    train: Encoded,
+    validation: Encoded,
+    *,
+    num_words: int,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> Regression:
     """Fits regressions of several strengths, and returns what validates best.
 
@@ -119,11 +124,12 @@ def choose(
       validation: on which the strength is chosen, by the share that is right.
       num_words: V.
       num_classes: K.
+      strengths: ascending.
     """
     words = find_words(train.texts, num_words)
     held_out = find_words(validation.texts, num_words)
     fitted, best, most = None, None, -1.0
-    for strength in reversed(STRENGTHS):
+    for strength in reversed(strengths):
         # The one before is near.
         fitted = fit(words, train.labels, num_classes, strength, fitted)
         right = fitted.predict(held_out).argmax(axis=1) == validation.labels
@@ -144,7 +150,9 @@ class BagOfWords:
         train, held_out = corpus.encoded["train"], corpus.encoded.get("validation")
         if held_out is None:
             rows = split_evenly(train.labels, [HELD_OUT], random)
-            train, held_out = (train.take(part) for part in rows)
+            kept, held_out = (train.take(part) for part in rows)
+            # Where so few are left, the strength goes by what it is fitted to.
+            train, held_out = (kept, held_out) if held_out.texts else (train, train)
         self.regression = choose(
             train,
             held_out,

@@ -72,12 +72,12 @@ def choose_bounds(
     Returns:
       The bounds, ascending.
     """
-    maxima = np.sort(lengths)[::-batch_size][::-1].copy()
-    maxima[-1] = longest
+    maxima = np.append(np.sort(lengths)[::-batch_size][::-1], longest)
     count = len(maxima)
-    places = np.arange(count + 1)
+    # The last one stands for the batches of other splits, and costs nothing here.
+    sums = np.append(np.arange(count), count - 1)
     # costs[i, j]: of a bucket for the batches i, ..., j - 1, from 0.
-    steps = (places[None, :] - places[:, None]) * np.append(0, maxima)[None, :]
+    steps = (sums[None, :] - sums[:, None]) * np.append(0, maxima)[None, :]
     costs = np.where(np.tri(count + 1, k=-1, dtype=bool), np.inf, steps)
     least, begins = costs[0], []
     for _ in range(num_buckets - 1):

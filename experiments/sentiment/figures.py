@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.sentiment.buckets import Encoded, assemble, make_batches
+from jaxlstm.estimators.whole_sequence import predict_sequences
 from jaxlstm.lab import Run, Segment
 
 NUM_MISTAKES, WIDTH, NUM_LINES = 10, 88, 2
@@ -73,11 +74,7 @@ def predict(run: Run, encoded: Encoded, bounds: Sequence[int]) -> np.ndarray:
 
     @jax.jit
     def read(params: Any, segment: Segment) -> jax.Array:
-        state = model.initial_state(params, (batch_size,))
-        last, _ = model.unroll(
-            params.recurrent, state, segment.inputs, mask=segment.mask
-        )
-        return model.readout(params, last)
+        return predict_sequences(model, params, segment, (batch_size,))[0]
 
     shares: Any = None
     for batch in make_batches(encoded.lengths, bounds, batch_size):
