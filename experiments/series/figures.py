@@ -73,11 +73,11 @@ def _draw_stretch(
             forecasts.by["net"][row, :, target],
             color=COLOURS["net"],
             linewidth=1.2,
-            marker="." if task.horizon == 1 else None,
+            marker=_mark(task),
             label=f"forecast of {task.horizon} steps at once" if n == 0 else None,
         )
     axes.legend(loc="lower left", ncols=2, frameon=False)
-    axes.set(title="Test: forecasts end to end")
+    axes.set(title="End of the test: forecasts, one after the other")
     axes.margins(x=0.01)
     low, high = axes.get_ylim()
     # Room for the legend.
@@ -101,10 +101,11 @@ def _draw_fan(axes: Axes, task: "Series", forecasts: Forecasts, target: int) -> 
             forecasts.by["net"][row, :, target],
             linewidth=1.2,
             color=f"C{n}",
+            marker=_mark(task),
         )
         time: Any = task.numbers.times[origin]
         axes.axvline(time, color=line.get_color(), linewidth=1, linestyle=":")
-    axes.set(title="From a few rows on (dotted): the last it has seen")
+    axes.set(title="Forecasts from a few rows on; dotted: the last row seen")
 
 
 def _draw_truth(axes: Axes, task: "Series", rows: np.ndarray, target: int) -> None:
@@ -116,6 +117,11 @@ def _draw_truth(axes: Axes, task: "Series", rows: np.ndarray, target: int) -> No
         linewidth=2.5,
         label="truth",
     )
+
+
+def _mark(task: "Series") -> str | None:
+    """Returns the marker of a forecast: a single step has no line."""
+    return "." if task.horizon == 1 else None
 
 
 def _draw_errors(axes: Axes, forecasts: Forecasts, target: int) -> None:
@@ -134,6 +140,6 @@ def _draw_errors(axes: Axes, forecasts: Forecasts, target: int) -> None:
             linewidth=1.2,
             label=NAMES[name],
         )
-    axes.set(xlabel="steps ahead", title="Mean absolute error")
+    axes.set(xlabel="steps ahead", title="Mean absolute error, test")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

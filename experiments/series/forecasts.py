@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.series.frame import Scaling, apply_scaling, read_series
+from experiments.series.frame import Scaling, read_series, scale_inputs
 from experiments.series.windows import Windows
 from jaxlstm.lab import Run, UserError
 
@@ -72,18 +72,18 @@ def forecast_next(run: Run, source: str | None = None) -> np.ndarray:
             f"{reading.source}: has {len(numbers.inputs):,} rows, and the run sees "
             f"{window}, its task.window; name a CSV that has them"
         )
-    last = numbers.inputs[-window:]
+    scaling, back = (
+        Scaling(*np.array([facts[SCALED][name] for name in names]).T)
+        for names in (numbers.columns, numbers.target)
+    )
+    last = scale_inputs(numbers, scaling, task.missing)[-window:]
     if np.isnan(last).any(axis=1).all():
         raise UserError(
             f"{reading.source}: an input is missing in each of the last {window} rows, "
             "all that the run sees; fill them in"
         )
-    scaling, back = (
-        Scaling(*np.array([facts[SCALED][name] for name in names]).T)
-        for names in (numbers.columns, numbers.target)
-    )
     windows = Windows(
-        inputs=apply_scaling(last, scaling, numbers.columns),
+        inputs=last,
         targets=numbers.targets[-window:].astype(np.float32),
         counts=(window, 0, 0),
         window=window,

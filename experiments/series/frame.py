@@ -102,8 +102,6 @@ def read_series(reading: Reading) -> Numbers:
                 )
     inputs = np.stack([found[name] for name in columns], axis=1)
     if reading.missing == "forward":
-        inputs = fill_forward(inputs)
-        # What is still missing has been so from the first row on.
         empty = np.flatnonzero(np.isnan(inputs[0]))
         if empty.size:
             raise UserError(
@@ -172,6 +170,13 @@ def fit_scaling(values: np.ndarray, names: tuple[str, ...], how: Scale) -> Scali
     if how == "minmax":
         return Scaling(low, high - low)
     return Scaling(np.nanmean(values, axis=0), np.nanstd(values, axis=0))
+
+
+def scale_inputs(numbers: Numbers, scaling: Scaling, missing: Missing) -> np.ndarray:
+    """Returns the inputs [N, X] as a net is given them, NaN where one is missing."""
+    # Filled last: so a column has one scaling, be it a target or not.
+    inputs = apply_scaling(numbers.inputs, scaling, numbers.columns)
+    return fill_forward(inputs) if missing == "forward" else inputs
 
 
 def apply_scaling(

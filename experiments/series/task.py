@@ -28,6 +28,7 @@ from experiments.series.frame import (
     apply_scaling,
     fit_scaling,
     read_series,
+    scale_inputs,
 )
 from experiments.series.metrics import Names, derive, measure, squared_error
 from experiments.series.synthetic import NOISE
@@ -234,7 +235,7 @@ class Series(Task):
         self._check_lengths()
         numbers = self.numbers
         windows = Windows(
-            apply_scaling(numbers.inputs, self.scaling_of_inputs, numbers.columns),
+            scale_inputs(numbers, self.scaling_of_inputs, self.missing),
             apply_scaling(numbers.targets, self.scaling_of_targets, numbers.target),
             self._counts,
             self.window,

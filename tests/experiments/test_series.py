@@ -181,6 +181,15 @@ def test_missing_targets_are_never_scored_whatever_inputs_do(tmp_path, rows):
     )
 
 
+def test_a_column_has_one_scaling_whatever_is_missing(tmp_path, rows):
+    rows[5:20, 0] = np.nan
+    for missing in "mask", "forward":
+        task = make(write(tmp_path, rows), missing=missing)
+        mean = np.nanmean(rows[: COUNTS[0], 0])
+        assert task.scaling_of_inputs.offset[0] == pytest.approx(mean)
+        assert task.scaling_of_targets.offset[0] == pytest.approx(mean)
+
+
 def test_windows_that_see_or_know_nothing_are_left_out(tmp_path, rows):
     rows[10:16, 1] = rows[20:23, 0] = np.nan
     task = make(write(tmp_path, rows), missing="mask", columns=["b"])
