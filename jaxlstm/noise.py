@@ -83,7 +83,11 @@ def fold_in(key: Any, number: Any) -> Any:
 
 
 def dropout(
-    x: Array, rate: float, key: Key, time: int | Array, kept_for: int | None = 1
+    x: Array,
+    rate: float,
+    key: Key | Keys,
+    time: int | Array,
+    kept_for: int | None = 1,
 ) -> Array:
     """Sets entries to zero at random, and scales the others so that the mean stays.
 
@@ -110,7 +114,7 @@ def dropout(
 
 def draw(
     probability: float,
-    keys: Key,
+    keys: Key | Keys,
     time: int | Array,
     length: int | None,
     shape: tuple[int, ...],
@@ -129,9 +133,10 @@ def draw(
     Returns:
       [T, ..., *shape], or [..., *shape]. Axes of T may be 1 where a mask always stays.
     """
+    own = keys.own if isinstance(keys, Keys) else keys
 
     def at(numbers: Any) -> Array:
-        keyed = fold_in(keys[None], numbers.reshape(-1, *[1] * keys.ndim))
+        keyed = fold_in(own[None], numbers.reshape(-1, *[1] * own.ndim))
         one = lambda key: jax.random.bernoulli(key, probability, shape)  # noqa: E731
         drawn = jax.vmap(one)(keyed.reshape(-1))
         return drawn.reshape(*keyed.shape, *shape)

@@ -115,8 +115,8 @@ def predict_sequences(
 
     Returns:
       Predictions [B, ...], and what they are scored by: a segment of leaves [B, ...]
-      with the last step's targets and weights, whose mask says which sequences have
-      any step.
+      with targets and weights of the last step of each that is there, whose mask says
+      which sequences have any step.
     """
     mask, resets = segment.mask, segment.resets
     if resets is not None:
@@ -135,13 +135,31 @@ def predict_sequences(
     predictions = model.readout(
         params, last, key=None if key is None else fold_in(key, 1)
     )
-    scored = Segment(
-        inputs=None,
-        targets=jax.tree.map(lambda x: x[-1], segment.targets),
-        mask=None if mask is None else jnp.any(jnp.asarray(mask) != 0, axis=0),
-        weights=None if segment.weights is None else segment.weights[-1],
+    if mask is None:
+        return predictions, Segment(
+            inputs=None,
+            targets=jax.tree.map(lambda x: x[-1], segment.targets),
+            weights=None if segment.weights is None else segment.weights[-1],
+        )
+    present = jnp.asarray(mask) != 0
+    present = jnp.broadcast_to(
+        like(present, jnp.empty((1,) * (1 + len(batch_shape)))),
+        (len(present), *batch_shape),
     )
-    return predictions, scored
+    last_step = len(present) - 1 - jnp.argmax(present[::-1], axis=0)
+
+    def pick(x: Array) -> Array:
+        x = jnp.asarray(x)
+        if x.ndim < present.ndim:
+            x = jnp.broadcast_to(like(x, present), present.shape)
+        return jnp.take_along_axis(x, like(last_step, x[0])[None], axis=0)[0]
+
+    return predictions, Segment(
+        inputs=None,
+        targets=jax.tree.map(pick, segment.targets),
+        mask=jnp.any(present, axis=0),
+        weights=None if segment.weights is None else pick(segment.weights),
+    )
 
 
 def _drop_first(resets: Array, mask: Array | None, batch_ndim: int) -> Array:

@@ -11,6 +11,7 @@ from jaxlstm.cells import Cell, make_gru, make_lstm, make_rnn
 from jaxlstm.cells.base import gated_step, preactivations
 from jaxlstm.estimators import Estimate, GradientEstimator, bptt
 from jaxlstm.model import Model
+from jaxlstm.noise import of_batch
 from tests.estimators.problems import B, T, make_segment, problem, squared_error
 from tests.helpers import draw_like, jit
 from tests.toy_cells import TOY_CELLS
@@ -70,7 +71,8 @@ def bits_of(numbers: np.ndarray) -> np.ndarray:
 def make_keys(numbers: np.ndarray) -> Any:
     """Returns keys that carry numbers."""
     numbers = numbers.astype(np.uint32)
-    return jax.random.wrap_key_data(np.stack([0 * numbers, numbers], axis=-1))
+    keys = jax.random.wrap_key_data(np.stack([0 * numbers, numbers], axis=-1))
+    return of_batch(keys, keys.shape)
 
 
 def expectation(

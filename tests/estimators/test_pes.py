@@ -14,7 +14,7 @@ from jaxlstm.cells import make_gru, make_lstm, make_rnn
 from jaxlstm.estimators import Segment, bptt, pes
 from jaxlstm.estimators.draws import normal
 from jaxlstm.model import Model, ModelParams
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import fold_in, of_batch
 from jaxlstm.select import keep, select
 from tests.estimators.devices import estimate_on
 from tests.estimators.problems import B, T, cut, make_segment, problem, squared_error
@@ -85,10 +85,18 @@ def by_definition(model, params, segment, lengths, keys):
     starts = np.cumsum(lengths) - lengths
     loss, gradient, lasts = 0.0, 0.0, []
     for n in range(B):
-        halves = [SIGMA * normal(keys[n], t, (N // 2, flat.size)) for t in starts]
+        halves = [SIGMA * normal(keys.own[n], t, (N // 2, flat.size)) for t in starts]
         epsilons = jnp.stack([jnp.concatenate([e, -e]) for e in halves], axis=1)
         losses, products, *last = jax.vmap(
-            lambda e, n=n: run_particle(model, params, segment, lengths, e, keys[n], n)
+            lambda e, n=n: run_particle(
+                model,
+                params,
+                segment,
+                lengths,
+                e,
+                jax.tree.map(lambda k: k[n], keys),
+                n,
+            )
         )(epsilons)
         loss = loss + jnp.mean(losses)
         gradient = gradient + jnp.mean(products, axis=0) / SIGMA**2
@@ -227,7 +235,8 @@ def test_all_signs_give_the_gradient_of_a_linear_quadratic_system(x64):
     numbers = np.arange(count, dtype=np.uint32)
     data = np.stack([np.zeros_like(numbers), numbers], axis=-1)
     state = estimator.init(params, (count,), jax.random.key(0))
-    state = state._replace(keys=jax.random.wrap_key_data(data))
+    keys = jax.random.wrap_key_data(data)
+    state = state._replace(keys=of_batch(keys, keys.shape))
     run = functools.partial(run_segments, estimator)
     total, _ = jit(run)(params, state, cut_all(batch, lengths))
 
@@ -274,7 +283,8 @@ def smoothed(sigma, num_nodes=24):
     numbers = np.arange(count, dtype=np.uint32)
     data = np.stack([np.zeros_like(numbers), numbers], axis=-1)
     state = estimator.init(params, (count,), jax.random.key(0))
-    state = state._replace(keys=jax.random.wrap_key_data(data))
+    keys = jax.random.wrap_key_data(data)
+    state = state._replace(keys=of_batch(keys, keys.shape))
 
     def loss(shift, pair):
         """The loss of the sequence where a segment has weights of its own."""

@@ -147,7 +147,9 @@ def spread_of(scales, monkeypatch):
 
         @jit
         def draw(key):
-            state = initial(estimator, params, 1)._replace(keys=key[None])
+            state = initial(estimator, params, 1)._replace(
+                keys=jax.tree.map(lambda k: k[None], key)
+            )
             return estimator.estimate(params, state, one)[0].grads.recurrent.layers
 
         draws = jax.vmap(draw)(make_keys(np.arange(8)))
