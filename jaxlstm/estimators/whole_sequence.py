@@ -135,7 +135,7 @@ def predict_sequences(
     predictions = model.readout(
         params, last, key=None if key is None else fold_in(key, 1)
     )
-    if mask is None:
+    if mask is None or not len(jnp.asarray(mask)):
         return predictions, Segment(
             inputs=None,
             targets=jax.tree.map(lambda x: x[-1], segment.targets),
