@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxlstm.dropout import Dropout
 from jaxlstm.estimators import ESTIMATORS, GradientEstimator
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
@@ -88,12 +89,14 @@ def build_model(
             output_size=parts.output_size,
             hidden_size=section.hidden_size,
             num_layers=section.num_layers,
+            bidirectional=section.bidirectional,
+            connections=section.connections,
             inputs=(section.inputs or "one_hot") if parts.symbols else "float",
             embedding_size=section.embedding_size,
             tied=section.tied,
             readout=section.readout,
             learned_initial_state=section.learned_initial_state,
-            dropout=section.dropout,
+            dropout=_dropout(config),
             initializer=section.initializer,
             derivative=section.derivative,
             engine=section.engine,
@@ -165,6 +168,14 @@ def build(config: Config) -> Experiment:
     return Experiment(
         config, trainer, Evaluator(model, task, mesh), shadow, source, num_updates
     )
+
+
+def _dropout(config: Config) -> Dropout:
+    section, train = config.sections.model.dropout, config.sections.train
+    dropout = Dropout(**section.model_dump())
+    if dropout.variational and dropout.mask_steps is None:
+        return dropout._replace(mask_steps=train.segment_length)
+    return dropout
 
 
 def _check_averaging(config: Config) -> None:

@@ -24,6 +24,7 @@ MOST_LAYERS = 1000
 USUAL = {
     "model.hidden_size": 128,
     "model.embedding_size": 128,
+    "model.projection_size": 128,
     "model.num_layers": 2,
     "train.batch_size": 32,
     "train.segment_length": 64,
@@ -84,7 +85,7 @@ def check_memory(experiment: "Experiment") -> None:
     weights += sizes.get("estimator.num_directions", 0) * _bytes(state.params)
     weights, examples = weights * copies, _bytes(state.estimator) // parts
     if weights >= examples:
-        keys = "model.hidden_size", "model.embedding_size", "model.num_layers"
+        keys = tuple(k for k in USUAL if k.startswith("model."))
     else:
         keys = "train.batch_size", "model.hidden_size"
     keys = *keys, *(key for key in USUAL if key.startswith("estimator."))

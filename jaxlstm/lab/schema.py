@@ -12,12 +12,14 @@ from pydantic import (
     PositiveInt,
 )
 
+from jaxlstm.layers import Connections
 from jaxlstm.model import Readout
 from jaxlstm.sequence import Derivative, Engine
 
 # JAX counts updates in 32 bits.
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 CountFromZero = Annotated[int, Field(ge=0, lt=2**31)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(pydantic.BaseModel):
@@ -45,6 +47,37 @@ class TaskSection(OpenSection):
     use: str = Field(description='"package.module:Class"')
 
 
+class DropoutSection(Section):
+    """What is dropped in training, by rate.
+
+    Attributes:
+      between: of a layer's outputs into the next one.
+      input: of the entries of what goes into the first layer.
+      embedding: of whole symbols.
+      output: of the entries of what goes into the readout.
+      recurrent: of the candidate for the memory.
+      weights: of the recurrent weights, one mask for the whole batch.
+      zoneout_h, zoneout_c: of the new values of h and c, for which the old ones stay.
+      variational: whether a mask stays the same over time, and for a symbol.
+      mask_steps: for how many steps; by default those of train.segment_length.
+    """
+
+    between: Rate = 0.0
+    input: Rate = 0.0
+    embedding: Rate = 0.0
+    output: Rate = 0.0
+    recurrent: Rate = 0.0
+    weights: Rate = 0.0
+    zoneout_h: Rate = 0.0
+    zoneout_c: Rate = 0.0
+    variational: bool = False
+    mask_steps: Count | None = None
+
+
+def _rate_alone(value: Any) -> Any:
+    return value if isinstance(value, dict | DropoutSection) else {"between": value}
+
+
 class ModelSection(OpenSection):
     """Cell and layers; further keys are options of the cell."""
 
@@ -53,6 +86,8 @@ class ModelSection(OpenSection):
     )
     hidden_size: PositiveInt
     num_layers: PositiveInt = 1
+    bidirectional: bool = False
+    connections: Connections = "none"
     inputs: Literal["one_hot", "embedding"] | None = Field(
         None, description="how symbols are fed; one_hot by default"
     )
@@ -60,14 +95,21 @@ class ModelSection(OpenSection):
     tied: bool = False
     readout: Readout = "linear"
     learned_initial_state: bool = False
-    dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="of a layer's outputs into the next one"
-    )
+    dropout: Annotated[
+        DropoutSection,
+        BeforeValidator(_rate_alone, json_schema_input_type=Rate | DropoutSection),
+    ] = DropoutSection()
     initializer: str = "glorot_orthogonal"
     derivative: Derivative = "rule"
     engine: Engine = "scan"
     dtype: Literal["float32", "float64"] = "float32"
     compute_dtype: Literal["bfloat16"] | None = None
+
+    @pydantic.field_serializer("dropout")
+    def _write_dropout(self, dropout: DropoutSection) -> float | dict[str, Any]:
+        """Returns the rate between layers, where it is all that is said."""
+        alone = DropoutSection(between=dropout.between)
+        return dropout.between if dropout == alone else dropout.model_dump()
 
 
 class ShadowSection(OpenSection):
