@@ -1,6 +1,7 @@
 """`ScannedLSTM`: rollout and replay, Flax's own cell, transformations, bad input."""
 
 import functools
+import operator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -111,27 +112,29 @@ def test_replay_of_a_rollout_has_a_ratio_of_one(x64):
         _, logits, values = apply(policy, params, start, x)
         return jnp.exp(log_prob_of(logits, steps.action) - steps.log_prob), values
 
-    def run():
-        keys = jax.random.split(jax.random.key(3), 2)
-        found = []
-        runner = carry, observation, last_done
-        for key, ends in zip(keys, dones, strict=True):
-            start, *_ = runner
-            runner, steps = roll_out(policy, params, runner, ends, key)
-            some = jax.tree.map(lambda leaf: jnp.take(leaf, chosen, 1), steps)
-            some_start = jax.tree.map(lambda leaf: jnp.take(leaf, chosen, 0), start)
-            found.append(
-                (
-                    steps,
-                    ratio_and_values(start, steps, steps.last_done),
-                    some,
-                    ratio_and_values(some_start, some, some.last_done),
-                    ratio_and_values(start, steps, steps.done),
-                )
-            )
-        return found
+    def pair(runner, xs):
+        start, *_ = runner
+        runner, steps = roll_out(policy, params, runner, *xs)
+        some = jax.tree.map(lambda leaf: jnp.take(leaf, chosen, 1), steps)
+        some_start = jax.tree.map(lambda leaf: jnp.take(leaf, chosen, 0), start)
+        return runner, (
+            steps,
+            ratio_and_values(start, steps, steps.last_done),
+            some,
+            ratio_and_values(some_start, some, some.last_done),
+            ratio_and_values(start, steps, steps.done),
+        )
 
-    for steps, (ratio, values), some, (some_ratio, some_values), shifted in jit(run)():
+    def run():
+        runner = carry, observation, last_done
+        keys = jax.random.split(jax.random.key(3), 2)
+        return jax.lax.scan(pair, runner, (dones, keys))[1]
+
+    both = jax.device_get(jit(run)())
+    for n in range(2):
+        steps, (ratio, values), some, (some_ratio, some_values), shifted = jax.tree.map(
+            operator.itemgetter(n), both
+        )
         np.testing.assert_array_equal(steps.last_done[1:], steps.done[:-1])
         assert np.abs(ratio - 1).max() < 1e-12
         assert_close(values, steps.value)
@@ -261,17 +264,19 @@ def test_takes_the_place_of_a_scanned_gru():
 @pytest.mark.slow
 def test_parameters_are_drawn_as_those_of_the_layer():
     x = np.ones((1, B, X), np.float32), np.zeros((1, B))
-    key, carry = jax.random.key(0), ScannedLSTM.initialize_carry(B, H)
+    keys = jax.random.split(jax.random.key(0), 2)
+    carry = ScannedLSTM.initialize_carry(B, H)
     module = ScannedLSTM(H, forget_bias=2.0, initializer="uniform_08")
-    params = jax.device_get(jit(module.init)(key, carry, x))["params"]
-    by_gate = params["b"].reshape(4, H)
-    np.testing.assert_array_equal(by_gate[1], 2)
-    drawn = params["w_x"], params["w_h"], np.delete(by_gate, 1, axis=0)
+    draw = jax.vmap(lambda key: module.init(key, carry, x)["params"])
+    params = jax.device_get(jit(draw)(keys))
+    by_gate = params["b"].reshape(2, 4, H)
+    np.testing.assert_array_equal(by_gate[:, 1], 2)
+    drawn = params["w_x"], params["w_h"], np.delete(by_gate, 1, axis=1)
     drawn = np.concatenate([block.ravel() for block in drawn])
     assert np.abs(drawn).max() < 0.08
     assert len(np.unique(drawn)) == drawn.size
     carry = ScannedLSTM.initialize_carry(B, X)
-    shapes = jax.eval_shape(ScannedLSTM().init, key, carry, x)["params"]
+    shapes = jax.eval_shape(ScannedLSTM().init, keys[0], carry, x)["params"]
     assert shapes["w_h"].shape == (X, 4 * X)
 
 
