@@ -42,10 +42,10 @@ def whole_sequence(
         L   = sum_n weight_n loss(readout(s_n), target_n)
 
     A segment is a batch of whole sequences. Each has one target and one weight, those
-    of its last step, and one prediction, from the state that `model.unroll` returns
-    last: with directions, that of reading up to the end and that of reading down to the
-    beginning. The default weight is 1; a sequence without any step has none. Padding
-    may stand on either side, masked.
+    of its last step that is there, and one prediction, from the state that
+    `model.unroll` returns last: with directions, that of reading up to the end and that
+    of reading down to the beginning. The default weight is 1; a sequence without any
+    step has none. Padding may stand on either side, masked.
 
     *Exact*; for a model with an online form it is `bptt` over segments that begin with
     a reset and are scored at their last step. Nothing is carried from segment to
@@ -135,30 +135,32 @@ def predict_sequences(
     predictions = model.readout(
         params, last, key=None if key is None else fold_in(key, 1)
     )
-    if mask is None or not len(jnp.asarray(mask)):
-        return predictions, Segment(
-            inputs=None,
-            targets=jax.tree.map(lambda x: x[-1], segment.targets),
-            weights=None if segment.weights is None else segment.weights[-1],
-        )
-    present = jnp.asarray(mask) != 0
-    present = jnp.broadcast_to(
-        like(present, jnp.empty((1,) * (1 + len(batch_shape)))),
-        (len(present), *batch_shape),
-    )
-    last_step = len(present) - 1 - jnp.argmax(present[::-1], axis=0)
+    return predictions, _at_last_steps(segment, batch_shape)
+
+
+def _at_last_steps(segment: Segment, batch_shape: tuple[int, ...]) -> Segment:
+    """Returns what the last step of each sequence is scored by, leaves [B, ...]."""
+    scored = segment._replace(inputs=None, resets=None)
+    length = len(jax.tree.leaves(segment.inputs)[0])
+    present = jnp.ones(1) if segment.mask is None else jnp.asarray(segment.mask)
+    if not length:
+        # As a segment whose only step is not there.
+        scored = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), scored)
+        present, length = jnp.zeros(1), 1
+    example = jnp.empty((length, *batch_shape))
+    present = jnp.broadcast_to(like(present, example), example.shape) != 0
+    last_step = length - 1 - jnp.argmax(present[::-1], axis=0)
 
     def pick(x: Array) -> Array:
-        x = jnp.asarray(x)
-        if x.ndim < present.ndim:
-            x = jnp.broadcast_to(like(x, present), present.shape)
+        x = like(jnp.asarray(x), example)
+        x = jnp.broadcast_to(x, (*example.shape, *x.shape[example.ndim :]))
         return jnp.take_along_axis(x, like(last_step, x[0])[None], axis=0)[0]
 
-    return predictions, Segment(
+    return Segment(
         inputs=None,
-        targets=jax.tree.map(pick, segment.targets),
+        targets=jax.tree.map(pick, scored.targets),
         mask=jnp.any(present, axis=0),
-        weights=None if segment.weights is None else pick(segment.weights),
+        weights=None if scored.weights is None else pick(scored.weights),
     )
 
 
@@ -168,4 +170,4 @@ def _drop_first(resets: Array, mask: Array | None, batch_ndim: int) -> Array:
     before = jnp.cumsum(present, axis=0) - present
     example = jnp.empty((1,) * (1 + batch_ndim))
     resets, before = like(jnp.asarray(resets), example), like(before, example)
-    return (resets != 0) & (before > 0)
+    return jnp.where(before > 0, resets, 0)
