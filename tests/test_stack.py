@@ -169,6 +169,18 @@ def test_masks_and_resets_are_each_sequence_by_itself(x64, bidirectional):
     assert_close(both(whole), both(by_itself))
 
 
+@pytest.mark.slow
+def test_a_length_of_zero_leaves_the_state_as_it_was(x64):
+    params, state, _ = draw_stack(**PAIR)
+    inputs = draw_inputs()
+    inputs[:, 0] = np.nan
+    lengths = np.array([0, T])
+    run = jit(lambda state: lstm_stack(params, inputs, state, lengths=lengths))
+    last, outputs = run(state)
+    assert_close(pick(last, 0), pick(state, 0), 0)
+    assert not outputs[:, 0].any() and outputs[:, 1].all()
+
+
 def mix(forward, backward):
     """Returns states whose forward directions are of one tree, the others of another.
 

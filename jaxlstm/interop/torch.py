@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.cells.gru import GRUParams
-from jaxlstm.cells.lstm import LSTMParams, ProjectedLSTMParams
-from jaxlstm.cells.rnn import RNNParams
+from jaxlstm.cells.gru import GRUParams, GRUState
+from jaxlstm.cells.lstm import LSTMParams, LSTMState, ProjectedLSTMParams
+from jaxlstm.cells.rnn import RNNParams, RNNState
 from jaxlstm.interop.tensors import (
     as_leaf,
     check_mapping,
@@ -104,16 +104,24 @@ def to_torch(
     """
     if num_biases not in (1, 2):
         raise OptionError(f"num_biases: {num_biases} is neither 1 nor 2")
-    if isinstance(params, LayerParams | Directions):
-        params = (params,)
     arrays = {}
-    for n, layer in enumerate(params):
-        both = layer if isinstance(layer, Directions) else (layer,)
-        for suffix, one in zip(SUFFIXES, both, strict=False):
+    for n, layer in enumerate(layers_of(params)):
+        for suffix, one in zip(SUFFIXES, directions_of(layer), strict=False):
             for kind, array in _take_apart(one, n, num_biases).items():
                 name = f"{prefix}{kind}_l{n}{suffix}"
                 arrays[name] = np.ascontiguousarray(array)
     return arrays
+
+
+def layers_of(stack: Any) -> tuple[Any, ...]:
+    """Returns the layers of a stack; or of a single layer, which is a tuple too, it."""
+    single = Directions | LayerParams | LSTMState | GRUState | RNNState
+    return (stack,) if isinstance(stack, single) else tuple(stack)
+
+
+def directions_of(layer: Any) -> tuple[Any, ...]:
+    """Returns what a layer has of each direction, one or two."""
+    return tuple(layer) if isinstance(layer, Directions) else (layer,)
 
 
 def _find_kinds(tensors: Mapping[str, Any]) -> list[str]:

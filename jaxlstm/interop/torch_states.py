@@ -14,18 +14,18 @@ from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
 from jaxlstm.interop.tensors import as_array
-from jaxlstm.interop.torch import StackParams
+from jaxlstm.interop.torch import LayerParams, StackParams, directions_of, layers_of
 from jaxlstm.layers import Directions
 from jaxlstm.types import Array
 
 
-def state_from_torch(state: Any, params: StackParams) -> tuple[Any, ...]:
+def state_from_torch(state: Any, params: StackParams | LayerParams) -> tuple[Any, ...]:
     """Returns PyTorch's initial or last state as the state of a stack.
 
     Args:
       state: (h, c), h [L D, ..., R] and c [L D, ..., H], of an LSTM; h of the others.
         Tensors, or arrays, traced ones too.
-      params: of the stack, which say how many layers and directions there are.
+      params: of the stack, or of a single layer; they say what there is a state of.
 
     Returns:
       A tuple of layers: `LSTMState`, `GRUState` or `RNNState`, or `Directions` of two,
@@ -34,7 +34,8 @@ def state_from_torch(state: Any, params: StackParams) -> tuple[Any, ...]:
     Raises:
       ValueError: a part is missing or too many, or a shape is not that of the stack.
     """
-    cells = [cell for layer in params for cell in _directions(layer)]
+    layers = layers_of(params)
+    cells = [cell for layer in layers for cell in directions_of(layer)]
     make = _find_state(cells[0])
     parts = state if isinstance(state, tuple | list) else (state,)
     if len(parts) != len(make._fields):
@@ -54,21 +55,22 @@ def state_from_torch(state: Any, params: StackParams) -> tuple[Any, ...]:
         Directions(next(states), next(states))
         if isinstance(layer, Directions)
         else next(states)
-        for layer in params
+        for layer in layers
     )
 
 
-def state_to_torch(states: tuple[Any, ...]) -> Any:
+def state_to_torch(states: Any) -> Any:
     """Returns the state of a stack as PyTorch has it.
 
     Args:
-      states: of each layer, or `Directions` of two, leaves [..., H].
+      states: of each layer, or `Directions` of two, leaves [..., H]; or of a single
+        layer.
 
     Returns:
       (h [L D, ..., R], c [L D, ..., H]) of an LSTM; h of the others. As JAX arrays:
       `torch.tensor(numpy.asarray(h))` makes a tensor of one.
     """
-    cells = [state for layer in states for state in _directions(layer)]
+    cells = [state for layer in layers_of(states) for state in directions_of(layer)]
     joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells)
     return tuple(joined) if isinstance(joined, LSTMState) else joined.h
 
@@ -81,10 +83,6 @@ def time_major(batch_first: Any) -> Array:
 def batch_first(time_major: Any) -> Array:
     """Returns [B, T, ...] of [T, B, ...], as the functions of this package give it."""
     return jnp.swapaxes(_as_array("time_major", time_major), 0, 1)
-
-
-def _directions(layer: Any) -> tuple[Any, ...]:
-    return tuple(layer) if isinstance(layer, Directions) else (layer,)
 
 
 def _find_state(params: Any) -> type:

@@ -222,6 +222,14 @@ def test_states_that_do_not_fit_are_refused():
             interop.state_from_torch(given, params)
 
 
+def test_a_single_layer_is_a_stack_of_one(x64):
+    (layer,) = interop.from_torch(Net("rnn").draw())
+    h = np.ones((1, B, 4))
+    (state,) = interop.state_from_torch(h, layer)
+    assert_close(state.h, h[0], 0)
+    assert_close(interop.state_to_torch(state), h, 0)
+
+
 def test_time_and_batch_change_places():
     array = np.arange(2 * 3 * 4, dtype=np.int32).reshape(2, 3, 4)
     assert_close(interop.time_major(array), np.moveaxis(array, 1, 0), 0)
