@@ -119,8 +119,8 @@ def _find_columns(table: Table, time: tuple[str, ...]) -> tuple[str, ...]:
     columns = tuple(name for name in find_numeric(table) if name not in time)
     if not columns:
         raise UserError(
-            f"{table.source}: has no column of numbers; set task.delimiter if it is "
-            "another, or name a CSV that has one"
+            f"{table.source}: has no column of numbers{' beside the time' * len(time)};"
+            " name a CSV that has one, or set task.delimiter if it is another"
         )
     return columns
 
@@ -166,10 +166,18 @@ def fit_scaling(values: np.ndarray, names: tuple[str, ...], how: Scale) -> Scali
             )
     if how == "none":
         return Scaling(np.zeros(len(names)), np.ones(len(names)))
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    if how == "minmax":
-        return Scaling(low, high - low)
-    return Scaling(np.nanmean(values, axis=0), np.nanstd(values, axis=0))
+    with np.errstate(all="ignore"):
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        scaling = Scaling(low, high - low)
+        if how == "standard":
+            scaling = Scaling(np.nanmean(values, axis=0), np.nanstd(values, axis=0))
+    for name, offset, scale in zip(names, *scaling, strict=True):
+        if not (np.isfinite(offset) and 0 < scale < np.inf):
+            raise UserError(
+                f'[task] column "{name}": has values too large, or too close to each '
+                "other, to be scaled; give it in other units"
+            )
+    return scaling
 
 
 def scale_inputs(numbers: Numbers, scaling: Scaling, missing: Missing) -> np.ndarray:

@@ -69,7 +69,8 @@ def read_table(source: str, *, delimiter: str | None, header: bool) -> Table:
         raise UserError(
             f"{source}: line {line} is not UTF-8; save the file as CSV in UTF-8"
         ) from None
-    rows = _parse(source, text, delimiter or _find_delimiter(text))
+    delimiter = delimiter or _find_delimiter(text)
+    rows = _parse(source, text, delimiter)
     first = next(rows, None)
     if first is None:
         raise UserError(f"{source}: is empty; name a CSV with a line for each step")
@@ -81,9 +82,9 @@ def read_table(source: str, *, delimiter: str | None, header: bool) -> Table:
     for line, row in rows:
         if len(row) != len(names):
             raise UserError(
-                f"{source}: line {line} has {len(row)} fields, and line {first[0]} has "
-                f"{len(names)}; mend it, put what holds the delimiter in quotes, or "
-                "set task.delimiter"
+                f"{source}: line {line} has {len(row)} fields by the delimiter "
+                f"{delimiter!r}, and line {first[0]} has {len(names)}; mend it, put "
+                "what holds the delimiter in quotes, or set task.delimiter"
             )
         lines.append(line)
         cells.append([cell.strip() for cell in row])
@@ -110,12 +111,17 @@ def read_numbers(table: Table, name: str) -> np.ndarray:
 def find_numeric(table: Table) -> list[str]:
     """Returns the names of the columns most of whose values are numbers.
 
-    A column without a name, such as that of row numbers, is not among them.
+    A column without a name, such as that of row numbers, is not among them; one of
+    numbers with commas is, and is refused when it is read.
     """
     found = []
     for name, cells in table.columns.items():
-        values = [_to_number(cell) for cell in cells if not _is_missing(cell)]
-        if name and 2 * sum(value is not None for value in values) > len(values):
+        values = [cell for cell in cells if not _is_missing(cell)]
+        count = sum(
+            _to_number(x) is not None or _COMMAS.fullmatch(x) is not None
+            for x in values
+        )
+        if name and 2 * count > len(values):
             found.append(name)
     return found
 

@@ -120,14 +120,18 @@ BAD: list[tuple[str | bytes, dict[str, Any], str]] = [
     ("", {}, "data.csv: is empty"),
     ("t,x\n", {}, "data.csv: has a header and no rows"),
     (b"PK\x03\x04\n\xff\xfe", {}, "line 2 is not UTF-8; save the file as CSV"),
-    (change(9, "7"), {}, "line 9 has 1 fields, and line 1 has 2"),
-    (change(9, "7,1,3"), {}, "line 9 has 3 fields, and line 1 has 2"),
+    (change(9, "7"), {}, "line 9 has 1 fields by the delimiter ',', and line 1 has 2"),
+    (
+        change(9, "7,1,3"),
+        {},
+        "line 9 has 3 fields by the delimiter ',', and line 1 has 2",
+    ),
     (change(9, '7,"1'), {}, "data.csv: line 41: unexpected end of data; mend its"),
     (change(9, "7,abc"), {}, 'line 9, column "x": "abc" is not a finite number; mend'),
     (
         f"t,s,x\n{QUOTED}".replace("7,", "7,,", 1),
         {},
-        "line 17 has 4 fields, and line 1 has 3",
+        "line 17 has 4 fields by the delimiter ',', and line 1 has 3",
     ),
     (change(9, "7,1e999"), {}, 'line 9, column "x": "1e999" is not a finite number'),
     (change(9, "7,inf"), {}, 'line 9, column "x": "inf" is not a finite number'),
@@ -143,7 +147,7 @@ BAD: list[tuple[str | bytes, dict[str, Any], str]] = [
     (GOOD, {"columns": ["t", "z"]}, 'columns = "z": '),
     (GOOD, {"time_column": "time"}, 'time_column = "time": '),
     (GOOD, {"delimiter": ";"}, 'target = "x": '),
-    ("a,b\nc,d\n", {"target": None}, "has no column of numbers; set task.delimiter"),
+    ("a,b\nc,d\n", {"target": None}, "has no column of numbers; name a CSV"),
     (
         change(9, "5,1"),
         {"time_column": "t"},
@@ -168,6 +172,26 @@ BAD: list[tuple[str | bytes, dict[str, Any], str]] = [
         "t,x\n" + "\n".join(f"{n},5" for n in range(40)),
         {},
         'column "x": is 5 all through the training part, and cannot be scaled',
+    ),
+    (
+        GOOD.replace(",", ";").replace("\n", ",5\n").replace("x,5", "x"),
+        {"columns": None},
+        'line 2, column "x": "0,5" has a comma; write decimals with a point',
+    ),
+    (
+        "1,5;2,5\n3,5;4,5",
+        {"header": False, "target": "1"},
+        'line 1, column "0": "1,5" has a comma; write decimals',
+    ),
+    (
+        "t,s\n1,a\n2,b",
+        {"time_column": "t", "target": None},
+        "has no column of numbers beside the time; name a CSV that has one",
+    ),
+    (
+        GOOD.replace(",1\n", ",1e300\n"),
+        {},
+        'column "x": has values too large, or too close to each other, to be scaled',
     ),
     (
         GOOD.replace(",1\n", ",1e300\n"),
