@@ -77,12 +77,12 @@ def state_to_torch(states: Any) -> Any:
 
 def time_major(batch_first: Any) -> Array:
     """Returns [T, B, ...] of [B, T, ...], as PyTorch has it with batch_first=True."""
-    return jnp.swapaxes(_as_array("batch_first", batch_first), 0, 1)
+    return jnp.asarray(_read("batch_first", batch_first).swapaxes(0, 1))
 
 
 def batch_first(time_major: Any) -> Array:
     """Returns [B, T, ...] of [T, B, ...], as the functions of this package give it."""
-    return jnp.swapaxes(_as_array("time_major", time_major), 0, 1)
+    return jnp.asarray(_read("time_major", time_major).swapaxes(0, 1))
 
 
 def _find_state(params: Any) -> type:
@@ -92,22 +92,23 @@ def _find_state(params: Any) -> type:
     return RNNState if isinstance(params, RNNParams) else LSTMState
 
 
-def _as_array(name: str, value: Any) -> Array:
+def _read(name: str, value: Any) -> Any:
+    """Returns an array of JAX as it is, traced or not, and others as NumPy's."""
     if isinstance(value, jax.Array):
         return value
     array = as_array(value)
     if array is None:
         raise ValueError(f"{name}: {type(value).__name__} is no array")
-    return jnp.asarray(array)
+    return array
 
 
 def _read_part(name: str, value: Any, count: int, size: int, dtype: Any) -> Array:
     """Returns a part of a state, checked to be [count, ..., size]."""
-    array = _as_array(name, value)
+    array = _read(name, value)
     if array.ndim < 2 or (array.shape[0], array.shape[-1]) != (count, size):
         letters = "[L D, ..., R]" if name == "h" else "[L D, ..., H]"
         raise ValueError(
             f"{name}: shape {array.shape} does not fit {letters}, which is "
             f"({count}, ..., {size}) by the parameters"
         )
-    return array.astype(dtype)
+    return jnp.asarray(array.astype(dtype))
