@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.shapes import OptionError
+from jaxlstm.shapes import OptionError, check_sizes
 from jaxlstm.types import Array, Key
 
 # (key, shape, hidden_size, dtype) -> Array
@@ -118,9 +118,10 @@ def draw_gates(
       w_x [X, count H], w_h [H, count H] and b [count H].
 
     Raises:
-      ValueError: the initialiser's name is unknown.
+      ValueError: the initialiser's name is unknown, or a size is not positive.
     """
     draw = find_initializer(initializer)
+    check_sizes({"input_size": input_size, "hidden_size": hidden_size})
     keys = jax.random.split(key, 3)
     shapes = (input_size, hidden_size), (hidden_size, hidden_size), (hidden_size,)
     draws = draw.input, draw.recurrent, draw.bias
