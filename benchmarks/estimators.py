@@ -3,8 +3,9 @@
     python benchmarks/estimators.py [NAME ...] [--draws N]
 
 A random LSTM on random sequences, in float64; `rflo`, which is for another cell, has
-a leaky RNN of the same size. Of what is random, the median over N draws is printed, and
-direction and size of their mean. `jaxlstm compare` measures more, on a task.
+a leaky RNN of the same size. Where sequences are whole, their last steps alone are
+scored. Of what is random, the median over N draws is printed, and direction and size of
+their mean. `jaxlstm compare` measures more, on a task.
 """
 
 import argparse
@@ -60,12 +61,14 @@ def measure(name: str, num_draws: int) -> Alignment:
     params = model.init(jax.random.key(0))
     random = np.random.default_rng(0)
     segment = Segment(*(random.normal(size=(T, B, n)) for n in (X, Y)))
+    estimator = ESTIMATORS[name](model, squared_error, **OPTIONS.get(name, {}))
+    if estimator.traits.whole_sequences:
+        segment = segment._replace(weights=np.arange(T) == T - 1)
 
     def gradient(estimator: Any, key: Any) -> Any:
         state = estimator.init(params, (B,), key)
         return ravel_pytree(estimator.estimate(params, state, segment)[0].grads)[0]
 
-    estimator = ESTIMATORS[name](model, squared_error, **OPTIONS.get(name, {}))
     exact = np.asarray(gradient(bptt(model, squared_error), jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), num_draws)
     draws = np.asarray(
