@@ -4,6 +4,7 @@ import doctest
 import re
 import tomllib
 
+import numpy as np
 import pytest
 
 from experiments.series import Series, forecast_next
@@ -48,8 +49,10 @@ def test_example_beats_both_naive_forecasts(tmp_path, monkeypatch):
     # Without the last week, what comes next is the last forecast of the test.
     lines = (tmp_path / "sales.csv").read_text().splitlines()
     (tmp_path / "before.csv").write_text("\n".join(lines[:-7]))
-    last = forecast_split(run.task, run, "test").by["net"][-1]
-    assert_close(forecast_next(run, "before.csv"), last, 1e-6)
+    forecasts = forecast_split(run.task, run, "test")
+    assert_close(forecast_next(run, "before.csv"), forecasts.by["net"][-1], 1e-6)
+    error = np.abs(forecasts.by["net"] - forecasts.truth)
+    assert line["mae"] == pytest.approx(np.nanmean(error), rel=1e-5)
     (tmp_path / "short.csv").write_text("\n".join(lines[:28]))
     with pytest.raises(UserError, match=r"has 27 rows, and the run sees 28"):
         forecast_next(run, "short.csv")

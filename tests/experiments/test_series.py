@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments.series import Series
+from experiments.series.forecasts import forecast_split
 from experiments.series.synthetic import make_csv
 from experiments.series.windows import SPLITS
-from jaxlstm.lab import UserError
+from jaxlstm.lab import UserError, load_run
+from jaxlstm.lab.commands import main
 from tests.helpers import assert_close, jit
 
 WINDOW, HORIZON, BATCH = 5, 3, 4
@@ -284,3 +286,46 @@ def test_the_synthetic_series_is_that_of_its_formula():
 def test_a_segment_is_a_window():
     with pytest.raises(UserError, match=r"segment_length = 47: .* window = 48"):
         Series().split("train", batch_size=2, segment_length=47, seed=0)
+
+
+CONFIG = f"""
+[task]
+use = "experiments.series:Series"
+source = "series.csv"
+target = ["a", "b"]
+window = {WINDOW}
+horizon = {HORIZON}
+season = 4
+missing = "mask"
+
+[model]
+hidden_size = 4
+bidirectional = true
+
+[estimator]
+name = "whole_sequence"
+
+[train]
+num_updates = 5
+batch_size = 3
+segment_length = {WINDOW}
+"""
+
+
+@pytest.mark.slow
+def test_evaluation_and_picture_have_the_same_forecasts(tmp_path, monkeypatch, rows):
+    monkeypatch.chdir(tmp_path)
+    rows[[9, 30, 35, 36], [0, 1, 0, 1]] = np.nan
+    write(tmp_path, rows)
+    (tmp_path / "series.toml").write_text(CONFIG)
+    main(["run", "series.toml", "--out", "out"])
+    run = load_run("out")
+    names = {path.stem for path in (tmp_path / "out/plots").iterdir()}
+    assert names == {"loss", "forecast", "forecast_2"}
+    (line,) = (line for line in run.metrics if line["split"] == "test")
+    forecasts = forecast_split(run.task, run, "test")
+    for n, name in enumerate("ab"):
+        for metric, by in (("", "net"), ("naive_", "naive"), ("seasonal_", "seasonal")):
+            error = np.abs(forecasts.by[by] - forecasts.truth)[..., n]
+            expected = pytest.approx(np.nanmean(error), rel=1e-5)
+            assert line[f"{metric}mae_{name}"] == expected
