@@ -23,6 +23,7 @@ from jaxlstm.checks.report import (
 )
 from jaxlstm.estimators import Estimate, GradientEstimator, LossFn, Segment
 from jaxlstm.model import Model
+from jaxlstm.noise import fold_in
 from jaxlstm.types import PyTree
 
 
@@ -72,8 +73,11 @@ def check_estimator(
       OptionError: inputs are needed or too few, or an option is out of range.
     """
     with precision(dtype):
-        problem = make_problem(model, params, inputs, targets, dtype, seed)
         traits = estimator.traits
+        problem = make_problem(
+            *(model, params, inputs, targets, dtype, seed),
+            whole_sequences=traits.whole_sequences,
+        )
         words = [
             traits.kind,
             "online" if traits.online else "backward or in segments",
@@ -141,9 +145,15 @@ class Checks:
         self.state = self.init(self.params, jax.random.key(1))
         self.whole, self.after = self.run(self.state, self.segment)
         reference, self.gradient_fn = make_reference(
-            model, loss_fn, problem.batch_shape
+            model,
+            loss_fn,
+            problem.batch_shape,
+            whole_sequences=estimator.traits.whole_sequences,
         )
-        self.given = self.params, getattr(self.state, "keys", None), self.segment
+        keys = getattr(self.state, "keys", None)
+        if keys is not None and estimator.traits.whole_sequences:
+            keys = fold_in(keys, 0)
+        self.given = self.params, keys, self.segment
         self.reference: Reference = compiled(reference)(*self.given)
 
     def run(self, state: Any, segment: Segment) -> tuple[Estimate, Any]:
@@ -233,9 +243,10 @@ class Checks:
         alone = behind._replace(mask=behind.weights)
         estimate, _ = self.run(self.state, behind)
         expected, _ = self.run(self.state, alone)
-        yield judge(
+        row = judge(
             "resets: the sequence after one, by itself", estimate, expected, self.bound
         )
+        yield self._unless(self.model.step is None, row, "read backward as well")
 
     def batch(self) -> Iterator[Row]:
         """Checks examples one by one, and more axes of them."""
@@ -280,13 +291,15 @@ class Checks:
         total: Estimate = jax.tree.map(lambda *leaves: sum(leaves), *found)
         lengths = f"1, 3, {length - 4}"
         if exact_loss:
-            yield judge(
+            row = judge(
                 "segments: their losses add up",
                 total.loss,
                 self.whole.loss,
                 self.bound,
                 lengths,
             )
+            apart = self.estimator.traits.whole_sequences
+            yield self._unless(apart, row, "sequences are whole")
         row = judge(
             "segments: their gradients add up",
             total.grads,
@@ -294,9 +307,13 @@ class Checks:
             self.bound,
             lengths,
         )
-        if not self.estimator.traits.segment_invariant:
-            row = row._replace(bound=None, passed=None, note="not promised")
-        yield row
+        invariant = self.estimator.traits.segment_invariant
+        yield self._unless(not invariant, row, "not promised")
+
+    @staticmethod
+    def _unless(condition: bool, row: Row, note: str) -> Row:
+        """Returns a row that is not judged where a condition holds."""
+        return row._replace(bound=None, passed=None, note=note) if condition else row
 
     def gradient(self, num_draws: int) -> Iterator[Row]:
         """Checks the gradient against that of `bptt`, as its class demands."""

@@ -57,6 +57,8 @@ def make_problem(
     targets: Any,
     dtype: Precision,
     seed: int,
+    *,
+    whole_sequences: bool = False,
 ) -> Problem:
     """Draws what is not given.
 
@@ -67,6 +69,7 @@ def make_problem(
       targets: [T, B, ...] or None.
       dtype: of parameters and data.
       seed: of what is drawn.
+      whole_sequences: whether the last step alone is scored, and is there.
 
     Returns:
       The problem.
@@ -95,6 +98,8 @@ def make_problem(
         targets = jax.tree.map(lambda x: draw(random, x.shape, dtype), shapes)
     full = Segment(inputs, cast(targets, dtype))
     mask, resets, weights = _draw_controls(random, sizes, dtype)
+    if whole_sequences:
+        mask[-1], weights[:-1] = 1, 0
     scored = mask * weights
 
     def fill(kept: np.ndarray, leaf: np.ndarray, value: Any) -> np.ndarray:

@@ -33,19 +33,29 @@ GradientFn = Callable[[PyTree, Key | None, Segment], PyTree]
 
 
 def make_reference(
-    model: Model, loss_fn: LossFn, batch_shape: tuple[int, ...]
+    model: Model,
+    loss_fn: LossFn,
+    batch_shape: tuple[int, ...],
+    *,
+    whole_sequences: bool = False,
 ) -> tuple[ReferenceFn, GradientFn]:
     """Returns what a segment gives, and the gradient of its loss.
 
     The steps are made one by one and differentiated by JAX, without the derivative
     rule, unless the model has no step.
+
+    Args:
+      model: the model.
+      loss_fn: `(prediction, target) -> loss of each example`.
+      batch_shape: of the segments.
+      whole_sequences: whether there is one prediction a sequence, from its last state.
     """
 
     def by_step(params: PyTree, keys: Key | None, segment: Segment) -> Any:
         start = model.initial_state(params, batch_shape)
         return _scan(model, params, start, segment, _fold_in(keys, 0))
 
-    def by_unroll(params: PyTree, keys: Key | None, segment: Segment) -> Any:
+    def unroll(params: PyTree, keys: Key | None, segment: Segment) -> tuple[Any, Any]:
         return model.unroll(
             params.recurrent,
             model.initial_state(params, batch_shape),
@@ -53,12 +63,21 @@ def make_reference(
             mask=segment.mask,
             resets=segment.resets,
             key=_fold_in(keys, 0),
-        )[1]
+        )
 
-    run = by_unroll if model.step is None else by_step
+    def by_unroll(params: PyTree, keys: Key | None, segment: Segment) -> Any:
+        return unroll(params, keys, segment)[1]
 
     def total(params: PyTree, keys: Key | None, segment: Segment) -> Array:
-        states = run(params, keys, segment)
+        if model.step is None:
+            last, states = unroll(params, keys, segment)
+        else:
+            states = by_step(params, keys, segment)
+            last = jax.tree.map(lambda x: x[-1], states)
+        if whole_sequences:
+            targets = jax.tree.map(lambda x: x[-1], segment.targets)
+            segment = Segment(None, targets, weights=jnp.asarray(segment.weights)[-1])
+            states = last
         predictions = model.readout(params, states, key=_fold_in(keys, 1))
         losses, weights = score(loss_fn, predictions, segment)
         return jnp.sum(weights * losses)

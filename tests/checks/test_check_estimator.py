@@ -83,6 +83,17 @@ def test_symbols_are_drawn(inputs):
 
 
 @pytest.mark.slow
+def test_sequences_are_checked_as_wholes():
+    model = make_model(
+        make_lstm(), **SIZES, num_layers=2, bidirectional=True, dropout=0.3
+    )
+    report = check("whole_sequence", model)
+    assert_holds(report)
+    unjudged = {row.identity for row in report.rows if row.passed is None}
+    assert unjudged == {RESETS, LOSSES, GRADIENTS}
+
+
+@pytest.mark.slow
 def test_float32_has_bounds_of_its_own():
     report = check("rtrl", MODEL, dtype="float32")
     assert report.passed, str(report)
@@ -92,7 +103,7 @@ def test_float32_has_bounds_of_its_own():
 
 @pytest.mark.slow
 def test_model_of_ones_own_is_given_inputs_and_targets():
-    model = MODEL._replace(layers=None, step=None)
+    model = MODEL._replace(layers=None, example_input=None)
 
     def cross_entropy(prediction, target):
         scores = jax.nn.log_softmax(prediction)

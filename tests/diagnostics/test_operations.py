@@ -223,7 +223,7 @@ def estimate_of(name, steps, num_steps=None, **options):
         params,
         jax.random.key(0),
     )
-    if num_steps is not None:
+    if num_steps is not None and hasattr(state, "num_steps"):
         state = state._replace(num_steps=np.int32(num_steps))
     segment = Segment(shape(steps, B, X), shape(steps, B, Y))
     return count_operations(estimator.estimate, params, state, segment)
