@@ -62,9 +62,18 @@ def of_batch(key: Key | Keys | None, batch_shape: tuple[int, ...]) -> Keys | Non
 
     Raises:
       ValueError: keys are of another shape.
+      TypeError: they are none.
     """
-    if key is None or isinstance(key, Keys):
+    if key is None:
+        return None
+    if isinstance(key, Keys):
+        if key.shape != batch_shape:
+            raise ValueError(
+                f"key: shape {key.shape} is not that of the batch, {batch_shape}"
+            )
         return key
+    if not jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key):
+        raise TypeError(f"key: {key!r} is none; use one of jax.random.key")
     if key.shape == batch_shape:
         return Keys(key, jnp.broadcast_to(key.reshape(-1)[0], batch_shape))
     if key.shape:

@@ -93,8 +93,8 @@ def check_step_input(x: Array, w_x: Array) -> None:
         )
 
 
-def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
-    """Raises unless a state has the structure, shapes and dtypes expected of it.
+def check_state(name: str, state: Any, expected: Any, inputs: Array) -> Any:
+    """Returns a state that has the structure, shapes and dtypes expected of it.
 
     Args:
       name: of the argument.
@@ -120,6 +120,7 @@ def check_state(name: str, state: Any, expected: Any, inputs: Array) -> None:
                 f"{where}: dtype {jnp.result_type(leaf)} is not {want.dtype}, that of "
                 "the parameters; convert one of them"
             )
+    return state
 
 
 def check_floating(name: str, state: Any) -> None:
@@ -168,9 +169,7 @@ def broadcast_state(name: str, state: Any, expected: Any, inputs: Array) -> Any:
         except ValueError:
             return leaf  # For `check_state` to refuse, by its name.
 
-    state = jax.tree.map(broadcast, state, expected)
-    check_state(name, state, expected, inputs)
-    return state
+    return check_state(name, jax.tree.map(broadcast, state, expected), expected, inputs)
 
 
 def check_time_axes(name: str, value: Any, inputs: Array) -> Array:

@@ -1,6 +1,6 @@
 """Stacks of LSTM layers, as users of other frameworks know them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxlstm.layers import (
     Wiring,
     advance_stack,
     init_layers,
+    output_size,
     unroll_stack,
 )
 from jaxlstm.noise import Keys, fold_in, of_batch
@@ -22,9 +23,11 @@ from jaxlstm.select import keep
 from jaxlstm.sequence import LSTM, Derivative, Remat, mask_by_length
 from jaxlstm.shapes import (
     OptionError,
+    broadcast_state,
     check_choice,
     check_lengths,
     check_sizes,
+    check_state,
     check_time_axes,
 )
 from jaxlstm.types import Array, Key
@@ -161,10 +164,15 @@ def lstm_stack(
     if lengths is not None:
         mask = mask_by_length(check_lengths(lengths, inputs), mask, inputs)
     batch_shape = inputs.shape[1:-1]
+    _check_layers(wiring, params, inputs.shape[-1])
     start = wiring.initial_state(params, batch_shape)
-    state = start if state is None else check_states("state", state, start)
+    if state is None:
+        state = start
+    state = _check_states(check_state, "state", state, start, inputs)
     if reset_state is not None:
-        reset_state = check_states("reset_state", reset_state, start)
+        reset_state = _check_states(
+            broadcast_state, "reset_state", reset_state, start, inputs
+        )
     last, states = unroll_stack(
         wiring,
         params,
@@ -225,13 +233,17 @@ def lstm_stack_step(
             "there yet; use lstm_stack, or a stack of one direction"
         )
     wiring = _wiring(params, connections, dropout, compute_dtype)
-    batch_shape = jnp.shape(x)[:-1]
+    x = jnp.asarray(x)
+    if not x.ndim:
+        raise ValueError("x: a number does not fit [..., X]")
+    batch_shape = x.shape[:-1]
+    _check_layers(wiring, params, x.shape[-1])
     start = wiring.initial_state(params, batch_shape)
     states = advance_stack(
         wiring,
         params,
-        check_states("state", state, start),
-        jnp.asarray(x),
+        _check_states(check_state, "state", state, start, x[None]),
+        x,
         keys=_keys(key, batch_shape),
         time=time,
     )
@@ -254,40 +266,58 @@ def zero_stack_state(
     return Wiring(LSTM).initial_state(params, batch_shape)
 
 
-def check_states(name: str, state: Any, expected: Any) -> Any:
-    """Returns the state of a stack, checked layer by layer.
+def _check_states(
+    check: Callable[..., Any], name: str, states: Any, expected: Any, inputs: Array
+) -> tuple[Any, ...]:
+    """Returns the states of a stack, checked layer by layer.
+
+    Args:
+      check: of a layer's state.
+      name: of the argument.
+      states: of all layers.
+      expected: states of the right form.
+      inputs: [T, ..., X] that they go with.
 
     Raises:
-      ValueError: it has another number of layers, or one of another form or shape.
+      ValueError: there are none for each layer, or one has another form or shape.
+      TypeError: a dtype differs.
     """
-    if not isinstance(state, tuple | list) or hasattr(state, "_fields"):
+    count = len(expected)
+    if not isinstance(states, tuple | list) or hasattr(states, "_fields"):
         raise ValueError(
-            f"{name}: {type(state).__name__} is no tuple of the states of "
-            f"{len(expected)} layers"
+            f"{name}: {type(states).__name__} is no tuple of the states of {count} "
+            "layers"
         )
-    if len(state) != len(expected):
+    if len(states) != count:
         raise ValueError(
-            f"{name}: {len(state)} states are not those of {len(expected)} layers"
+            f"{name}: {len(states)} states are not those of {count} layers"
         )
-    for n, (given, want) in enumerate(zip(state, expected, strict=True)):
-        if jax.tree.structure(given) != jax.tree.structure(want):
-            raise ValueError(
-                f"{name}[{n}]: {jax.tree.structure(given)} is not of the layer's form, "
-                f"{jax.tree.structure(want)}"
-            )
-        pairs = zip(
-            jax.tree_util.tree_leaves_with_path(given),
-            jax.tree.leaves(want),
-            strict=True,
-        )
-        for (path, leaf), wanted in pairs:
-            if jnp.shape(leaf) != wanted.shape:
-                where = f"{name}[{n}]{jax.tree_util.keystr(path)}"
+    pairs = zip(states, expected, strict=True)
+    return tuple(
+        check(f"{name}[{n}]", state, want, inputs)
+        for n, (state, want) in enumerate(pairs)
+    )
+
+
+def _check_layers(wiring: Wiring, layers: Sequence[Any], size: int) -> None:
+    """Raises ValueError unless each layer takes what those below it give.
+
+    Args:
+      wiring: how they are put together.
+      layers: their parameters.
+      size: X, of the input of the stack; that the first one takes it is seen elsewhere.
+    """
+    for n, layer in enumerate(layers[1:], 1):
+        wanted = output_size(wiring._replace(connections="none"), layers[:n])
+        wanted += size if wiring.connections == "skip" else 0
+        directions = layer._asdict() if isinstance(layer, Directions) else {"": layer}
+        for name, params in directions.items():
+            if jnp.shape(params.w_x)[:1] != (wanted,):
                 raise ValueError(
-                    f"{where}: shape {jnp.shape(leaf)} is not {wanted.shape}, that of "
-                    "the batch and the layer"
+                    f"params[{n}]{'.' if name else ''}{name}.w_x: shape "
+                    f"{jnp.shape(params.w_x)} does not fit [X, 4H]; what is below "
+                    f"gives X = {wanted}"
                 )
-    return tuple(state)
 
 
 def _wiring(
@@ -305,6 +335,11 @@ def _wiring(
     if not params:
         raise ValueError("params: there is no layer")
     options = check_dropout(dropout, LSTM, len(params))
+    if options.embedding:
+        raise OptionError(
+            f"dropout.embedding: {options.embedding} is of symbols, and a stack has no "
+            "embedding; use input, or make_model"
+        )
     return Wiring(LSTM, connections, options, compute_dtype)
 
 

@@ -111,7 +111,14 @@ def make_state(num_layers, bidirectional=False):
             SINGLE,
             {"params": 2 * (LSTMParams(np.ones((X, 4)), np.ones((1, 4)), None),)},
             ValueError,
-            "inputs: shape (5, 2, 1) does not fit [T, ..., X]",
+            "params[1].w_x: shape (3, 4) does not fit [X, 4H]; what is below gives X = 1",
+        ),
+        (SINGLE, {"key": 3}, TypeError, "key: 3 is none; use one of jax.random.key"),
+        (
+            {"num_layers": 1},
+            {"state": (LSTMState(*2 * [np.ones((B, H), np.float32)]),)},
+            TypeError,
+            "state[0].h: dtype float32 is not float64, that of the parameters",
         ),
     ],
 )
