@@ -4,8 +4,8 @@
 
 Trains configs/sentiment_uci.toml, with a smaller net, from each seed, which also draws
 the fifth of the sentences that is held out: once with an embedding drawn at random, and
-once with one that starts from the 629 most frequent words of GloVe. The accuracy is that
-of the parameters with the least loss on validation. In the same run a logistic
+once with one that starts from the 629 most frequent words of GloVe. The accuracy is
+that of the parameters with the least loss on validation. In the same run a logistic
 regression on bags of words is fitted to the same sentences, its strength chosen on
 validation.
 
