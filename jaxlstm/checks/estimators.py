@@ -48,7 +48,8 @@ def check_estimator(
     gradient is JAX's own through the steps, leaf by leaf. An unbiased one is so in the
     mean over draws, within five standard errors, which are reported: chance alone goes
     beyond about once in a million. Of a biased one, direction and size beside the exact
-    one are reported and not judged. Nothing is printed; `print(report)` shows a table.
+    one are reported and not judged. Sequences that are whole are scored at their last
+    steps alone. Nothing is printed; `print(report)` shows a table.
 
     Args:
       estimator: made for this model and loss.

@@ -8,6 +8,7 @@ import pytest
 
 from jaxlstm.dropout import Dropout
 from jaxlstm.lab import UserError
+from jaxlstm.lab.comparison.plan import make_plan
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.experiment import build, build_model
 from tests.lab import moods
@@ -93,3 +94,11 @@ def test_another_estimator_is_refused_with_what_to_write():
         UserError, match=r"\[estimator\] name = \"bptt\": the model has"
     ):
         build(config)
+
+
+def test_a_comparison_is_refused_before_anything_is_made():
+    config = load(*BOTH_WAYS, "compare.estimators=['whole_sequence']")
+    with pytest.raises(
+        UserError, match=r"^moods.toml: \[model\] bidirectional = true: a c"
+    ):
+        make_plan(config, "moods.toml")

@@ -65,6 +65,11 @@ def make_plan(
     """
     _check_section(config, where)
     experiment = build(config)
+    if experiment.trainer.model.step is None:
+        raise UserError(
+            f"{where}: [model] bidirectional = true: a comparison goes from "
+            "step to step, and the model has no online form; set it false"
+        )
     check_memory(experiment)
     choose_updates(experiment)
     problem = Problem(experiment, tuple(Member(*each) for each in config.members), ())
