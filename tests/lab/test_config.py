@@ -359,9 +359,11 @@ def test_task_and_cells_of_ones_own(config, tmp_path):
         "finished = make_lstm()\n"
         "partial = functools.partial(make_lstm, forget_bias=3.0)\n"
     )
+    rest = {"bias": True, "projection_size": None}
+    partial = {"forget_bias": 3.0, "initializer": "uniform_08", **rest}
     for cell, options in (
         ("finished", {}),
-        ("partial", {"forget_bias": 3.0, "initializer": "uniform_08"}),
+        ("partial", partial),
     ):
         loaded = load_config(
             config,
@@ -423,7 +425,9 @@ def test_overrides_are_typed_as_in_the_file(config):
 def test_defaults_are_filled_in(config):
     values = load_config(config).resolved()
     shadow = {"shadow": [], "shadow_segments": 8}
-    assert values["estimator"] == {"name": "bptt", "remat": "none", **shadow}
+    penalties = {"activation": 0.0, "temporal_activation": 0.0}
+    own = {"name": "bptt", "remat": "none", **penalties}
+    assert values["estimator"] == {**own, **shadow}
     assert values["model"]["forget_bias"] == 1.0
     assert values["optimizer"]["b2"] == 0.999
     assert values["task"] == {"use": "tests.lab.tiny:Tiny", "scale": 1.0}
