@@ -82,8 +82,9 @@ def check_dropout(given: float | Dropout, cell: Cell, num_layers: int) -> Dropou
         rate = getattr(given, name)
         if not 0 <= rate < 1:
             raise OptionError(f"dropout.{name}: {rate} is not in [0, 1)")
-    if given.mask_steps is not None and given.mask_steps < 1:
-        raise OptionError(f"dropout.mask_steps: {given.mask_steps} is not positive")
+    steps = given.mask_steps
+    if steps is not None and (steps < 1 or steps != int(steps)):
+        raise OptionError(f"dropout.mask_steps: {steps} is not a positive integer")
     if given.between and num_layers == 1:
         raise OptionError(
             f"dropout: {given.between} acts between layers, and num_layers is 1; "
@@ -120,11 +121,11 @@ def drop_symbols(
         return x
     own = fold_in(keys.own, EMBEDDING)
     kept_for = options.kept_for(options.variational)
-    number = jnp.zeros((), jnp.int32)
+    steps, number = jnp.asarray(time), jnp.zeros((), jnp.int32)
+    if x.ndim > own.ndim + 1:
+        own = own[None]
+        steps = steps + jnp.arange(x.shape[0]).reshape(-1, *[1] * (own.ndim - 1))
     if kept_for is not None:
-        steps = jnp.asarray(time)
-        if x.ndim > own.ndim + 1:
-            steps = steps + jnp.arange(x.shape[0]).reshape(-1, *[1] * own.ndim)
         number = steps // kept_for
     keyed = fold_in(fold_in(own, number), symbols)
     one = lambda key: jax.random.bernoulli(key, 1 - rate)  # noqa: E731
@@ -181,7 +182,7 @@ def drop_weights(
     rate = options.weights
     if keys is None or not rate:
         return params
-    if not hasattr(params, "w_h"):
+    if getattr(params, "w_h", None) is None:
         raise OptionError(
             f"dropout.weights: {rate} is of the recurrent weights w_h, and the cell's "
             f"{type(params).__name__} has none; leave it out"

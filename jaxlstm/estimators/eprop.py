@@ -62,8 +62,9 @@ def eprop(
     check_choice("feedback", feedback, Feedback)
     if model.layers is None or model.layers.cell.gated is None:
         raise OptionError(
-            "eprop: follows a state past its recurrent weights, which only gated cells "
-            'tell apart, and this model is not made of them; use name = "snap"'
+            "eprop: follows a state past its recurrent weights, which only a plain "
+            "chain of gated layers tells apart, without connections or dropped "
+            'weights, and this model is none; use name = "snap"'
         )
     units = find_units(model)
     if units is not None:

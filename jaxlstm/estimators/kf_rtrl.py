@@ -90,8 +90,9 @@ def kf_rtrl(
     """
     if model.layers is None or model.layers.cell.gated is None:
         raise OptionError(
-            "kf_rtrl: the influence has Kronecker factors in gated cells alone, and "
-            'this model is not made of them; use name = "uoro"'
+            "kf_rtrl: the influence has Kronecker factors in a plain chain of gated "
+            "layers alone, without connections or dropped weights, and this model is "
+            'none; use name = "uoro"'
         )
     draw, gated = sample or signs, model.layers.cell.gated
 

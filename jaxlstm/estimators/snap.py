@@ -245,8 +245,9 @@ def _dense_mask(model: Model, n: int, level: Level, step: LinearStep) -> Any:
 
     @jax.jit
     def at(params: Any, previous: Any, x: Array) -> Any:
+        # Without noise: what it drops at one step it does not at another.
         key, time = jax.random.key(0), jnp.zeros((), jnp.int32)
-        point = LinearStep(params.recurrent, previous, x, key, time)
+        point = LinearStep(params.recurrent, previous, x, None, time)
         jacobian, immediate = jacobians(step_fn, point)
         reached = jax.tree.map(
             lambda i, m: (i != 0) | (m != 0), immediate, start(params, key, time)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Cell, num_columns, pad_columns
-from jaxlstm.model import Model
+from jaxlstm.cells.base import num_columns, pad_columns, update
+from jaxlstm.interface import Layers, Model
 
 # Sizes of what is drawn at the points that are looked at, for thresholds of all sizes.
 SCALES = 2 * (0.1, 0.3, 1.0, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -49,16 +49,16 @@ class LayerStructure(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def find_structure(model: Model) -> tuple[LayerStructure, ...]:
     """Returns the structure of all layers of a model of gated cells."""
-    assert model.layers is not None
-    cell = model.layers.cell
+    layers = model.layers
+    assert layers is not None
     shapes = jax.eval_shape(model.init, jax.random.key(0)).recurrent.layers
     with jax.ensure_compile_time_eval():
-        return tuple(_look(cell, params) for params in shapes)
+        return tuple(_look(layers, n, params) for n, params in enumerate(shapes))
 
 
-def _look(cell: Cell, shapes: Any) -> LayerStructure:
+def _look(layers: Layers, number: int, shapes: Any) -> LayerStructure:
     """Returns the structure of a layer with parameters of these shapes."""
-    gated = cell.gated
+    cell, gated = layers.cell, layers.cell.gated
     assert gated is not None
     random = np.random.default_rng(0)
 
@@ -72,15 +72,18 @@ def _look(cell: Cell, shapes: Any) -> LayerStructure:
     columns = num_columns(weights)
     z = jax.ShapeDtypeStruct((columns,), jax.tree.leaves(state)[0].dtype)
 
-    def update(small: Any, state: Any, z: Any) -> Any:
-        return ravel_pytree(gated.update(small, state, z))[0]
+    # Where old values may stay, the expectation has both ways, to them and to new ones.
+    noise = layers.noise(draw(state), number, None, 0)
+
+    def advance(small: Any, state: Any, z: Any) -> Any:
+        return ravel_pytree(update(gated, small, state, z, noise))[0]
 
     def look(probe: Any) -> Any:
         @jax.jit
         def at(params: Any, state: Any, z: Any) -> Any:
             made = gated.weights(params)
             there = [None if w is None else w != 0 for w in (made.w_x, made.w_h)]
-            found = probe(update, (made.small, state, z))
+            found = probe(advance, (made.small, state, z))
             return found, probe(cell.output, (state,)), there
 
         points = (at(*draw((shapes, state, z), scale)) for scale in SCALES)

@@ -42,14 +42,14 @@ class LinearStep(NamedTuple):
       recurrent: the parameters.
       previous: the state before the step, leaves [H].
       x: [X] the input.
-      key: [] of the example's noise.
+      key: [] of the example's noise; None for none.
       time: [] number of the step.
     """
 
     recurrent: Any
     previous: Any
     x: Array
-    key: Key
+    key: Key | None
     time: Array
 
     def push_forward(self, step: StepFn, tangent: Any) -> Any:
