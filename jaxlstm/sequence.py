@@ -160,7 +160,9 @@ def unroll(
     if reverse and controls.resets is not None and len(inputs):
         # The cut before step t comes after it in the order of processing.
         last_reset = controls.resets[0]
-        before = jnp.roll(controls.resets, -1, axis=0).at[-1].set(0)
+        before = jnp.concatenate(
+            [controls.resets[1:], jnp.zeros_like(controls.resets[:1])]
+        )
         controls = controls._replace(resets=before)
     if "sqrt" in remat:
         last, states = scan_chunks(scan, state, (inputs, controls), reverse=reverse)

@@ -147,10 +147,7 @@ def build(config: Config) -> Experiment:
         train.average,
         skips=config.sections.optimizer.skip_non_finite > 0,
         initial=task.initial,
-        trained=make_trained(
-            config.sections.optimizer.frozen,
-            jax.eval_shape(model.init, jax.random.key(0)),
-        ),
+        trained=make_trained(config.sections.optimizer.frozen, model),
     )
     shadows = {
         shadow.label: make_estimator(
@@ -173,7 +170,7 @@ def build(config: Config) -> Experiment:
 def _dropout(config: Config) -> Dropout:
     section, train = config.sections.model.dropout, config.sections.train
     dropout = Dropout(**section.model_dump())
-    if dropout.variational and dropout.mask_steps is None:
+    if dropout.mask_steps is None:
         return dropout._replace(mask_steps=train.segment_length)
     return dropout
 
