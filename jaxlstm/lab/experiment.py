@@ -1,5 +1,6 @@
 """An experiment: the parts that a config names, put together."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -83,26 +84,29 @@ def build_model(
     # What is asked for in another dtype is not to be rounded to a shorter one.
     compute_dtype = section.compute_dtype if dtype is None else None
     try:
-        return make_model(
-            config.cell,
-            input_size=parts.input_size,
-            output_size=parts.output_size,
-            hidden_size=section.hidden_size,
-            num_layers=section.num_layers,
-            bidirectional=section.bidirectional,
-            connections=section.connections,
-            inputs=(section.inputs or "one_hot") if parts.symbols else "float",
-            embedding_size=section.embedding_size,
-            tied=section.tied,
-            readout=section.readout,
-            learned_initial_state=section.learned_initial_state,
-            dropout=_dropout(config),
-            initializer=section.initializer,
-            derivative=section.derivative,
-            engine=section.engine,
-            compute_dtype=compute_dtype and jnp.dtype(compute_dtype),
-            dtype=jnp.dtype(dtype or section.dtype),
-        )
+        with warnings.catch_warnings():
+            # Of an index that 32 bits do not hold.
+            warnings.simplefilter("ignore")
+            return make_model(
+                config.cell,
+                input_size=parts.input_size,
+                output_size=parts.output_size,
+                hidden_size=section.hidden_size,
+                num_layers=section.num_layers,
+                bidirectional=section.bidirectional,
+                connections=section.connections,
+                inputs=(section.inputs or "one_hot") if parts.symbols else "float",
+                embedding_size=section.embedding_size,
+                tied=section.tied,
+                readout=section.readout,
+                learned_initial_state=section.learned_initial_state,
+                dropout=_dropout(config),
+                initializer=section.initializer,
+                derivative=section.derivative,
+                engine=section.engine,
+                compute_dtype=compute_dtype and jnp.dtype(compute_dtype),
+                dtype=jnp.dtype(dtype or section.dtype),
+            )
     except OptionError as error:
         raise UserError(f"[model] {error}") from None
 

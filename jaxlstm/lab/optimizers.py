@@ -12,6 +12,7 @@ from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.averaging import average_params
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.schema import ClipSection, Count, ScheduleSection
+from jaxlstm.model import Model
 from jaxlstm.types import PyTree
 
 # No run comes to more, and JAX counts no further.
@@ -183,19 +184,19 @@ def apply_all(inner: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformation(optax.apply_if_finite(inner, 1).init, update)
 
 
-def make_trained(frozen: Sequence[str], params: PyTree) -> Callable[[PyTree], PyTree]:
+def make_trained(frozen: Sequence[str], model: Model) -> Callable[[PyTree], PyTree]:
     """Returns `(tree) -> tree`, which puts to zero what belongs to frozen parameters.
 
     Args:
       frozen: names of parameters, or the beginnings of names, as far as a dot.
-      params: of the model, or their shapes.
+      model: has the parameters.
 
     Raises:
       UserError: a name is that of no parameter, or nothing is left to train.
     """
     if not frozen:
         return lambda tree: tree
-    names = list(name_leaves(params))
+    names = list(name_leaves(jax.eval_shape(model.init, jax.random.key(0))))
     for prefix in frozen:
         if not any(_begins(name, prefix) for name in names):
             raise UserError(

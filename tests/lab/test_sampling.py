@@ -361,6 +361,7 @@ def stub_run(unit, **changes):
         model=make_chain(),
         params=chain_params(follow(cycle, len(vocabulary))),
         vocabulary=vocabulary,
+        labels=None,
         facts={"parts": {"input_size": len(vocabulary), "symbols": True}},
         task=Text(),
     )
