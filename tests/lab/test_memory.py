@@ -74,8 +74,8 @@ def test_counts_what_training_holds(config: Path, monkeypatch: pytest.MonkeyPatc
     recurrent, readout = (2 + 300 + 1) * 4 * 300, 300 + 1
     # Parameters, their gradient and Adam's two moments.
     weights = 4 * (recurrent + readout)
-    # Before the first update, h and c, a key and a time of each example.
-    start = 2 * (2 * 300 + 2 + 1)
+    # Before the first update, h and c, two keys and a time of each example.
+    start = 2 * (2 * 300 + 2 * 2 + 1)
     # 3 updates in a call, 4 steps, 2 examples: inputs; h, c and prediction of one.
     segments = 3 * 4 * 2 * 2 + 4 * 2 * (2 * 300 + 1)
     needed = 4 * (weights + start + segments)
