@@ -53,8 +53,8 @@ def test_dropout_of_a_config_is_that_of_the_model(monkeypatch):
     for text in ("0.0", "0.5", rates, rates.replace(" }", ", mask_steps = 3 }")):
         build_model(load(f"model.dropout={text}", "model.num_layers=2"))
     assert [given["dropout"] for given in found] == [
-        Dropout(),
-        Dropout(between=0.5),
+        Dropout(mask_steps=5),
+        Dropout(between=0.5, mask_steps=5),
         Dropout(embedding=0.2, variational=True, mask_steps=5),
         Dropout(embedding=0.2, variational=True, mask_steps=3),
     ]
