@@ -109,7 +109,7 @@ def lasts(site, options):
 def test_masks_stay_by_the_number_of_the_step(mask_steps):
     """Blocks are counted from time 0, wherever a call begins, and are unlike."""
     options = Dropout(**RATES, variational=True, mask_steps=mask_steps)
-    begin, length = 2, 2 * STEPS
+    begin, length = STEPS + 1, 2 * STEPS
     part = SYMBOLS[begin : begin + length]
     whole = jax.device_get(draw_all(options, KEYS, 0))
     chunk = jax.device_get(draw_all(options, KEYS, begin, length, part))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from jaxlstm.edges import Edges
-from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
+from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits, check_online_form
 from jaxlstm.estimators.dense import dense
 from jaxlstm.estimators.layered import layered
 from jaxlstm.estimators.traces import online
@@ -51,14 +51,15 @@ def eprop(
       The estimator.
 
     Raises:
-      OptionError: the model is not made of gated cells; the readout has no weights that
-        random feedback could replace; or `layerwise` for a cell that does not work unit
+      OptionError: the model has no online form, or is no plain chain of gated layers;
+        the readout has no weights that random feedback could replace; or `layerwise` for a cell that does not work unit
         by unit.
 
     References:
       Bellec et al., A solution to the learning dilemma for recurrent networks of
       spiking neurons, Nature Communications 11, 2020.
     """
+    check_online_form(model)
     check_choice("feedback", feedback, Feedback)
     if model.layers is None or model.layers.cell.gated is None:
         raise OptionError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.cells.base import GatedWeights, num_columns
-from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
+from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits, check_online_form
 from jaxlstm.estimators.columns import (
     Rest,
     join,
@@ -82,12 +82,13 @@ def kf_rtrl(
       The estimator.
 
     Raises:
-      OptionError: the model is not made of gated cells.
+      OptionError: the model has no online form, or is no plain chain of gated layers.
 
     References:
       Mujika, Meier and Steger, Approximating Real-Time Recurrent Learning with Random
       Kronecker Factors, NeurIPS 2018.
     """
+    check_online_form(model)
     if model.layers is None or model.layers.cell.gated is None:
         raise OptionError(
             "kf_rtrl: the influence has Kronecker factors in a plain chain of gated "

@@ -1,6 +1,6 @@
 """Random feedback local online learning."""
 
-from jaxlstm.estimators.base import GradientEstimator, LossFn
+from jaxlstm.estimators.base import GradientEstimator, LossFn, check_online_form
 from jaxlstm.estimators.eprop import eprop
 from jaxlstm.estimators.units import find_units
 from jaxlstm.model import Model
@@ -36,6 +36,7 @@ def rflo(model: Model, loss_fn: LossFn) -> GradientEstimator:
       Murray, Local online learning in recurrent networks with random feedback, eLife 8,
       2019.
     """
+    check_online_form(model)
     units = find_units(model)
     if units is None or units.keeps is None or units.num_layers > 1:
         raise OptionError(

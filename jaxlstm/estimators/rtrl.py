@@ -1,6 +1,6 @@
 """Real-time recurrent learning."""
 
-from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
+from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits, check_online_form
 from jaxlstm.estimators.dense import dense
 from jaxlstm.estimators.layered import layered
 from jaxlstm.estimators.traces import online
@@ -39,12 +39,14 @@ def rtrl(
       The estimator.
 
     Raises:
-      OptionError: `layerwise` for a cell that does not work unit by unit.
+      OptionError: the model has no online form, or `layerwise` for a cell that does
+        not work unit by unit.
 
     References:
       Williams and Zipser, A Learning Algorithm for Continually Running Fully Recurrent
       Neural Networks, Neural Computation 1(2), 1989.
     """
+    check_online_form(model)
     units = find_units(model)
     if units is None:
         if layerwise:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits
+from jaxlstm.estimators.base import GradientEstimator, LossFn, Traits, check_online_form
 from jaxlstm.estimators.columns import (
     FIRST,
     Pattern,
@@ -83,12 +83,14 @@ def snap(
       The estimator.
 
     Raises:
-      OptionError: an option is out of range, or the pattern cannot be found.
+      OptionError: an option is out of range, the model has no online form, or the
+        pattern cannot be found.
 
     References:
       Menick et al., Practical Real Time Recurrent Learning with a Sparse Approximation
       to the Jacobian, ICLR 2021.
     """
+    check_online_form(model)
     check_choice("level", level, Level)
     if n < 1:
         raise OptionError(f"n: {n} is not 1 or more; 1 is the sparsest")

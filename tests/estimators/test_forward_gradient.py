@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxlstm import Dropout
 from jaxlstm.cells import make_gru, make_lstm, make_rnn
 from jaxlstm.estimators import bptt, forward_gradient
 from jaxlstm.noise import dropout
@@ -17,8 +18,9 @@ from tests.helpers import assert_close, jit
 
 
 def noisy_problem():
-    """Two layers with noise between them, and on what they predict."""
-    model, params = problem(make_lstm(), num_layers=2, dropout=0.5)
+    """Two layers with noise between and inside them, and on what they predict."""
+    rates = Dropout(between=0.5, recurrent=0.4, zoneout_h=0.3, zoneout_c=0.2)
+    model, params = problem(make_lstm(), num_layers=2, dropout=rates)
 
     def readout(params, state, *, key, time):
         return dropout(model.readout(params, state), 0.5, key, time)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from jaxlstm import Dropout
 from jaxlstm.cells import make_gru, make_lstm, make_rnn
 from jaxlstm.estimators import Segment, bptt, pes
 from jaxlstm.estimators.draws import normal
@@ -108,7 +109,11 @@ PROBLEMS = {
     "lstm": lambda: problem(make_lstm()),
     "gru": lambda: problem(make_gru()),
     "rnn": lambda: problem(make_rnn()),
-    "noisy_layers": lambda: problem(make_gru(), num_layers=2, dropout=0.5),
+    "noisy_layers": lambda: problem(
+        make_gru(),
+        num_layers=2,
+        dropout=Dropout(between=0.5, recurrent=0.4, zoneout_h=0.3),
+    ),
     "no_gated_form": lambda: problem(make_rnn()._replace(gated=None)),
 }
 
