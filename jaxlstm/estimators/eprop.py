@@ -52,8 +52,8 @@ def eprop(
 
     Raises:
       OptionError: the model has no online form, or is no plain chain of gated layers;
-        the readout has no weights that random feedback could replace; or `layerwise` for a cell that does not work unit
-        by unit.
+        the readout has no weights that random feedback could replace; or `layerwise`
+        for a cell that does not work unit by unit.
 
     References:
       Bellec et al., A solution to the learning dilemma for recurrent networks of
