@@ -252,5 +252,6 @@ def test_a_model(kind):
         return last, outputs @ w + b.reshape(1, 1, -1)
 
     expected = differentiate(loops, params)
-    for derivative in ("rule", "autodiff"):
-        assert_close(differentiate(run(derivative), params), expected)
+    assert_close(differentiate(run("rule"), params), expected)
+    if kind == "gru":
+        assert_close(differentiate(run("autodiff"), params), expected)
