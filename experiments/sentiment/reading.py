@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from experiments.files import decode
 from jaxlstm.lab import UserError
 
 Format = Literal["text_label", "label_text", "csv", "json"]
@@ -88,16 +89,7 @@ def read_examples(where: str, path: Path, layout: Layout) -> list[Example]:
 
 
 def _read(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: line {line}: not UTF-8 (0x{data[error.start]:02X}); save it as "
-            "UTF-8"
-        ) from None
-    return text.replace("\r\n", "\n")
+    return decode(path.read_bytes(), str(path)).replace("\r\n", "\n")
 
 
 def _read_folder(where: str, path: Path) -> Iterator[Example]:

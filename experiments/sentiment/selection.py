@@ -105,23 +105,6 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def make_absolute(path: str) -> str:
-    """Returns a path that is found from any folder.
-
-    Raises:
-      ValueError: it is none.
-    """
-    if not path:
-        raise ValueError("is empty; name a file or folder, or leave it out")
-    try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError:
-        raise ValueError(
-            f"{path}: there is no such user, whose folder `~` could name; write the "
-            "whole path"
-        ) from None
-
-
 def _read_uci(where: str) -> list[Example]:
     examples = []
     for file in UCI_FILES:

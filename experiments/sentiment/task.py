@@ -10,6 +10,7 @@ import optax
 from matplotlib.figure import Figure
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from experiments.files import check_fractions, make_absolute
 from experiments.sentiment.baseline import BagOfWords
 from experiments.sentiment.buckets import (
     CutEnd,
@@ -34,7 +35,7 @@ from experiments.sentiment.glove import (
 )
 from experiments.sentiment.measures import count_outcomes, derive_measures
 from experiments.sentiment.reading import Format, Layout
-from experiments.sentiment.selection import Selection, make_absolute, quote
+from experiments.sentiment.selection import Selection, quote
 from experiments.sentiment.sources import KNOWN_VECTORS, UCI
 from experiments.sentiment.tokens import Tokenizer, TokenizerName, make_tokenizer
 from jaxlstm.lab import ModelParts, Run, Source, Task, UserError, generator
@@ -107,11 +108,7 @@ class Sentiment(Task):
     @model_validator(mode="after")
     def _check(self) -> Self:
         validation, test = self._selection.shares
-        if validation + test >= 1:
-            raise ValueError(
-                f"validation = {validation} and test = {test} leave nothing to train "
-                "on; lower them"
-            )
+        check_fractions(validation, test)
         if self.source == UCI:
             for name in ("test_source", "format", "classes"):
                 if getattr(self, name) is not None:

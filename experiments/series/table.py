@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.files import decode
 from experiments.series.synthetic import make_csv
 from jaxlstm.lab import UserError
 
@@ -62,13 +63,7 @@ def read_table(source: str, *, delimiter: str | None, header: bool) -> Table:
       UserError: it cannot be read, or its rows are not of one length.
     """
     data = make_csv() if source == SYNTHETIC else _read(source)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{source}: line {line} is not UTF-8; save the file as CSV in UTF-8"
-        ) from None
+    text = decode(data, source)
     delimiter = delimiter or _find_delimiter(text)
     rows = _parse(source, text, delimiter)
     first = next(rows, None)

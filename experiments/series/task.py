@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 import jax
@@ -17,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from experiments.files import check_fractions, make_absolute
 from experiments.series.figures import draw_forecasts
 from experiments.series.forecasts import SCALED
 from experiments.series.frame import (
@@ -109,21 +109,11 @@ class Series(Task):
             return source
         if not source:
             raise ValueError(f'is empty; name a CSV file, or "{SYNTHETIC}"')
-        try:
-            return str(Path(source).expanduser().absolute())
-        except RuntimeError:
-            raise ValueError(
-                f"{source}: there is no such user, whose folder `~` could name; write "
-                "the whole path"
-            ) from None
+        return make_absolute(source)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation = {self.validation} and test = {self.test} leave nothing "
-                "to train on; lower them"
-            )
+        check_fractions(self.validation, self.test)
         return self
 
     @property

@@ -5,7 +5,6 @@ import math
 import platform
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import jax
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from experiments.files import check_fractions, make_absolute
 from experiments.text.agreement import PUPPIES, check_contrast
 from experiments.text.batches import (
     Stretch,
@@ -129,21 +129,11 @@ class Text(Task):
             raise ValueError(
                 f"is empty; name a file, or one of {', '.join(KNOWN_TEXTS)}"
             )
-        try:
-            return str(Path(source).expanduser().absolute())
-        except RuntimeError:
-            raise ValueError(
-                f"{source}: there is no such user, whose folder `~` could name; write "
-                "the whole path"
-            ) from None
+        return make_absolute(source)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation = {self.validation} and test = {self.test} leave nothing "
-                "to train on; lower them"
-            )
+        check_fractions(self.validation, self.test)
         if self.unit == "bytes":
             for name in ("vocabulary_size", "unknown", "letters_only"):
                 if getattr(self, name):

@@ -119,7 +119,7 @@ def change(line: int, to: str) -> str:
 BAD: list[tuple[str | bytes, dict[str, Any], str]] = [
     ("", {}, "data.csv: is empty"),
     ("t,x\n", {}, "data.csv: has a header and no rows"),
-    (b"PK\x03\x04\n\xff\xfe", {}, "line 2 is not UTF-8; save the file as CSV"),
+    (b"PK\x03\x04\n\xff\xfe", {}, "line 2: not UTF-8 (0xFF); save it as UTF-8"),
     (change(9, "7"), {}, "line 9 has 1 fields by the delimiter ',', and line 1 has 2"),
     (
         change(9, "7,1,3"),
