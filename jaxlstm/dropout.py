@@ -1,5 +1,6 @@
 """The dropout family: what is dropped where, and the draws of it."""
 
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -28,14 +29,13 @@ class Dropout(NamedTuple):
       output: of the entries of what goes into the readout.
       recurrent: of the candidate for the memory, so that what is remembered stays [3].
         For cells with a `scaled_update`.
-      weights: of the recurrent weights, one mask for the whole batch [4].
+      weights: of the recurrent weights, one mask for the whole batch, as long as the
+        key [4]; estimators give each segment its own.
       zoneout_h, zoneout_c: of the new values of h and c, where the old ones stay in
         their place; at evaluation both are mixed as is expected [5]. At each step anew.
       variational: whether a mask stays the same over time, and for a symbol, [2], or is
         drawn at each step anew.
-      mask_steps: how many steps a mask stays, counted from time 0 on, where masks stay;
-        None: as long as the key. Masks of weights always stay: those of the first step
-        hold for a whole call of `unroll`.
+      mask_steps: for how many steps, counted from time 0 on; None: as long as the key.
 
     References:
       [1] Zaremba, Sutskever and Vinyals, Recurrent Neural Network Regularization, 2014.
@@ -60,9 +60,10 @@ class Dropout(NamedTuple):
     variational: bool = False
     mask_steps: int | None = None
 
-    def kept_for(self, stays: bool) -> int | None:
-        """Returns how many steps a mask is kept: 1, `mask_steps`, or None for all."""
-        return self.mask_steps if stays else 1
+    @property
+    def kept_for(self) -> int | None:
+        """How many steps a mask is kept: 1, `mask_steps`, or None for all."""
+        return self.mask_steps if self.variational else 1
 
 
 RATES = Dropout._fields[:8]
@@ -75,16 +76,13 @@ def check_dropout(given: float | Dropout, cell: Cell, num_layers: int) -> Dropou
       OptionError: a rate is none, or the cell or the stack has no place for it.
     """
     if not isinstance(given, Dropout):
-        if not 0 <= given < 1:
-            raise OptionError(f"dropout: {given} is not in [0, 1)")
+        _check_rate("dropout", given)
         given = Dropout(between=given)
     for name in RATES:
-        rate = getattr(given, name)
-        if not 0 <= rate < 1:
-            raise OptionError(f"dropout.{name}: {rate} is not in [0, 1)")
+        _check_rate(f"dropout.{name}", getattr(given, name))
     steps = given.mask_steps
-    if steps is not None and (steps < 1 or steps != int(steps)):
-        raise OptionError(f"dropout.mask_steps: {steps} is not a positive integer")
+    if steps is not None and not (isinstance(steps, Integral) and steps > 0):
+        raise OptionError(f"dropout.mask_steps: {steps!r} is not a positive integer")
     if given.between and num_layers == 1:
         raise OptionError(
             f"dropout: {given.between} acts between layers, and num_layers is 1; "
@@ -104,6 +102,15 @@ def check_dropout(given: float | Dropout, cell: Cell, num_layers: int) -> Dropou
     return given
 
 
+def _check_rate(name: str, rate: Any) -> None:
+    try:
+        inside = bool(0 <= rate < 1)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name}: {rate!r} is not a number in [0, 1)") from None
+    if not inside:
+        raise OptionError(f"{name}: {rate} is not in [0, 1)")
+
+
 def drop_symbols(
     x: Array, symbols: Array, options: Dropout, keys: Keys | None, time: int | Array
 ) -> Array:
@@ -120,7 +127,7 @@ def drop_symbols(
     if keys is None or not rate:
         return x
     own = fold_in(keys.own, EMBEDDING)
-    kept_for = options.kept_for(options.variational)
+    kept_for = options.kept_for
     steps, number = jnp.asarray(time), jnp.zeros((), jnp.int32)
     if x.ndim > own.ndim + 1:
         own = own[None]
@@ -159,12 +166,10 @@ def _drop(
     if keys is None or not rate:
         return x
     own = fold_in(keys.own, purpose)
-    return dropout(x, rate, own, time, options.kept_for(options.variational))
+    return dropout(x, rate, own, time, options.kept_for)
 
 
-def drop_weights(
-    params: Any, place: int, options: Dropout, keys: Keys | None, time: int | Array
-) -> Any:
+def drop_weights(params: Any, place: int, options: Dropout, keys: Keys | None) -> Any:
     """Drops entries of the recurrent weights of a layer, for the whole batch alike.
 
         w_h' = w_h m / (1 - rate)
@@ -174,7 +179,6 @@ def drop_weights(
       place: of the layer and direction.
       options: give the rate.
       keys: [...] of the examples, or None for no noise.
-      time: [] the number of the first step, whose mask holds for all.
 
     Raises:
       OptionError: the parameters have no such field.
@@ -187,8 +191,10 @@ def drop_weights(
             f"dropout.weights: {rate} is of the recurrent weights w_h, and the cell's "
             f"{type(params).__name__} has none; leave it out"
         )
+    if not keys.shared.size:
+        return params
     key = fold_in(keys.shared.reshape(-1)[0], WEIGHTS + place)
-    kept = draw(1 - rate, key, time, None, params.w_h.shape, options.kept_for(True))
+    kept = draw(1 - rate, key, 0, None, params.w_h.shape, None)
     return params._replace(w_h=jnp.where(kept, params.w_h / (1 - rate), 0))
 
 
@@ -222,7 +228,7 @@ def draw_noise(
     if options.recurrent and keys is not None:
         keep = 1 - options.recurrent
         own = fold_in(keys.own, CANDIDATE + place)
-        kept_for = options.kept_for(options.variational)
+        kept_for = options.kept_for
         kept = draw(keep, own, time, length, leaf.shape[-1:], kept_for)
         candidate = _over_time(kept.astype(leaf.dtype) / keep, length)
     for name, purpose in (("h", STAY_H), ("c", STAY_C)):

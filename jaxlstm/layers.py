@@ -193,7 +193,7 @@ def unroll_stack(
     lasts, states = [], []
 
     def run(params: Any, state: Any, reset_state: Any, x: Array, place: int) -> Any:
-        params = drop_weights(params, place, wiring.dropout, keys, time)
+        params = drop_weights(params, place, wiring.dropout, keys)
         noise = draw_noise(state, place, wiring.dropout, keys, time, len(x))
         return unroll(
             wiring.cell,
@@ -256,7 +256,7 @@ def advance_stack(
     states = []
     for n, (params, before) in enumerate(zip(layers, state, strict=True)):
         fed = wiring.feed(x, outputs, keys, time)
-        params = drop_weights(params, n, wiring.dropout, keys, time)
+        params = drop_weights(params, n, wiring.dropout, keys)
         noise = draw_noise(before, n, wiring.dropout, keys, time)
         after = advance(
             wiring.cell, params, before, fed, edges, wiring.compute_dtype, noise

@@ -148,6 +148,11 @@ def make_model(
         "embedding_size": 1 if embedding_size is None else embedding_size,
     }
     check_sizes(sizes)
+    if connections != "none" and num_layers == 1:
+        raise OptionError(
+            f'connections: "{connections}" joins layers, and num_layers is 1; leave it '
+            "out"
+        )
     options = check_dropout(dropout, cell, num_layers)
     if engine == "deer":
         inside = options.recurrent or options.zoneout_h or options.zoneout_c
@@ -377,7 +382,7 @@ def _check_dropped(wiring: Wiring, layers: Any) -> None:
         ]
         return [
             (
-                drop_weights(params, 0, options, keys, 0),
+                drop_weights(params, 0, options, keys),
                 draw_noise(state, 0, options, keys, 0),
             )
             for params, state in pairs

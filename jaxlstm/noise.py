@@ -4,7 +4,7 @@ A key belongs to an example: a batch has an array of keys of its shape. The draw
 step come from `fold_in(key, time)`. So they are the same whether a sequence is run at
 once, in chunks or step by step, and however a batch is spread over devices. What the
 whole batch shares, which masks of weights do, comes from a key that all its examples
-have beside their own.
+have beside their own, and lasts as long as the key; estimators give each segment one.
 """
 
 from typing import Any, NamedTuple, overload
@@ -56,8 +56,9 @@ def of_batch(key: Key | Keys | None, batch_shape: tuple[int, ...]) -> Keys | Non
     """Returns the keys of a batch from what a caller has, or None for None.
 
     Args:
-      key: they themselves; a key for each example, of which the first is shared too;
-        or one key for all of a batch.
+      key: they themselves; a key for each example, of which the first is shared too, so
+        that parts of a batch have other shared draws than the whole, where those of
+        `split` have the same; or one key for all of a batch.
       batch_shape: of the batch.
 
     Raises:
@@ -75,7 +76,8 @@ def of_batch(key: Key | Keys | None, batch_shape: tuple[int, ...]) -> Keys | Non
     if not jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key):
         raise TypeError(f"key: {key!r} is none; use one of jax.random.key")
     if key.shape == batch_shape:
-        return Keys(key, jnp.broadcast_to(key.reshape(-1)[0], batch_shape))
+        first = key.reshape(-1)[0] if key.size else key
+        return Keys(key, jnp.broadcast_to(first, batch_shape))
     if key.shape:
         raise ValueError(
             f"key: shape {key.shape} is neither [] nor that of the batch, {batch_shape}"
@@ -89,6 +91,18 @@ _fold = jnp.vectorize(jax.random.fold_in)
 def fold_in(key: Any, number: Any) -> Any:
     """Folds integers into keys, broadcasting one against the other."""
     return jax.tree.map(lambda key: _fold(key, number), key)
+
+
+def of_segment(keys: Any, time: int | Array) -> Any:
+    """Returns the keys of a batch for a segment, whose shared draws are its own.
+
+    Args:
+      keys: `Keys`; what else there is stays as it is.
+      time: [] the number of the segment's first step.
+    """
+    if not isinstance(keys, Keys):
+        return keys
+    return keys._replace(shared=fold_in(keys.shared, time))
 
 
 def dropout(

@@ -57,7 +57,7 @@ def draw_all(options, keys, time, length=T, symbols=SYMBOLS):
     for place in PLACES:
         inside = draw_noise(state, place, *start, length)
         assert inside is not None and inside.stay is not None
-        found[f"weights {place}"] = drop_weights(params, place, *start).w_h
+        found[f"weights {place}"] = drop_weights(params, place, options, keys).w_h
         found[f"recurrent {place}"] = inside.candidate
         for name, stays in inside.stay.items():
             found[f"zoneout_{name} {place}"] = stays
@@ -99,7 +99,7 @@ def test_moments():
 def lasts(site, options):
     """Returns for how many steps a mask of a site stays."""
     if site.startswith("weights"):
-        return options.mask_steps
+        return None
     stays = options.variational and not site.startswith("zoneout")
     return options.mask_steps if stays else 1
 
@@ -168,11 +168,13 @@ def test_a_symbol_is_dropped_wherever_it_occurs():
 def test_masks_of_weights_are_those_of_the_whole_batch(x64):
     options, params = Dropout(weights=0.5), draw_stack()[0][0]
     found = [
-        drop_weights(params, 1, options, jax.tree.map(lambda k, n=n: k[n], KEYS), 0)
+        drop_weights(params, 1, options, jax.tree.map(lambda k, n=n: k[n], KEYS))
         for n in (slice(None), slice(2, 3), 3)
     ]
     for each in found[1:]:
         assert_close(each, found[0], 0)
+    nothing = noise.of_batch(jax.random.split(jax.random.key(0), 0), (0,))
+    assert drop_weights(params, 1, options, nothing) is params
 
 
 EXPECTED = Dropout(zoneout_h=RATES["zoneout_h"], zoneout_c=RATES["zoneout_c"])

@@ -76,9 +76,8 @@ def by_hand(kind, options, keys, layers, xs, state, reset_state, b, time, contro
     def direction(params, state, reset_state, place, xs):
         shape = params.w_h.shape
         key = jax.random.fold_in(keys.shared[0], WEIGHTS + place)
-        number = 0 if options.mask_steps is None else time // options.mask_steps
         kept = jax.random.bernoulli(
-            jax.random.fold_in(key, number), 1 - options.weights, shape
+            jax.random.fold_in(key, 0), 1 - options.weights, shape
         )
         params = params._replace(w_h=params.w_h * kept / (1 - options.weights))
         candidate = draw(CANDIDATE + place, options.recurrent, H)

@@ -11,6 +11,7 @@ from jaxlstm.checks.problem import Problem
 from jaxlstm.checks.reference import GradientFn
 from jaxlstm.checks.report import Row, compiled
 from jaxlstm.estimators import GradientEstimator
+from jaxlstm.noise import of_segment
 from jaxlstm.types import Key, PyTree
 
 # How many standard errors pass: chance alone goes beyond about once in a million.
@@ -63,7 +64,8 @@ def measure(
     def one(key: Key, params: PyTree, segment: Any) -> Any:
         state = estimator.init(params, problem.batch_shape, key)
         estimate, _ = estimator.estimate(params, state, segment)
-        exact = gradient(params, getattr(state, "keys", None), segment)
+        keys = of_segment(getattr(state, "keys", None), 0)
+        exact = gradient(params, keys, segment)
         error = jax.tree.map(jnp.subtract, estimate.grads, exact)
         product = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, error, exact)))
         square = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(exact))

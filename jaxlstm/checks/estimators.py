@@ -23,7 +23,7 @@ from jaxlstm.checks.report import (
 )
 from jaxlstm.estimators import Estimate, GradientEstimator, LossFn, Segment
 from jaxlstm.model import Model
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import fold_in, of_segment
 from jaxlstm.types import PyTree
 
 
@@ -152,8 +152,9 @@ class Checks:
             whole_sequences=estimator.traits.whole_sequences,
         )
         keys = getattr(self.state, "keys", None)
-        if keys is not None and estimator.traits.whole_sequences:
-            keys = fold_in(keys, 0)
+        if keys is not None:
+            fold = fold_in if estimator.traits.whole_sequences else of_segment
+            keys = fold(keys, 0)
         self.given = self.params, keys, self.segment
         self.reference: Reference = compiled(reference)(*self.given)
 

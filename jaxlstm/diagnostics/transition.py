@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlstm.edges import Edges, Hooks
 from jaxlstm.estimators import Segment
 from jaxlstm.model import Model, ModelParams
-from jaxlstm.noise import fold_in
+from jaxlstm.noise import fold_in, of_segment
 from jaxlstm.select import keep, like, select
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key
@@ -82,7 +82,7 @@ def transition(
         raise OptionError("the model has no online form: it cannot be run step by step")
     start = model.initial_state(params, inputs.mask.shape)
     state = select(inputs.reset, start, state)
-    noise = None if keys is None else fold_in(keys, 0)
+    noise = None if keys is None else fold_in(of_segment(keys, 0), 0)
     options: dict = {} if edges is None else {"edges": edges}
     new = model.step(
         params.recurrent, state, inputs.x, key=noise, time=inputs.time, **options

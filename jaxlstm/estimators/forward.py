@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlstm.estimators.base import LossFn, Segment, score
 from jaxlstm.estimators.penalties import PenaltyFn, find_begins
 from jaxlstm.model import Model
-from jaxlstm.noise import Keys, fold_in
+from jaxlstm.noise import Keys, fold_in, of_segment
 from jaxlstm.sequence import scan_chunks
 from jaxlstm.types import Array, PyTree
 
@@ -69,6 +69,7 @@ def forward(
             losses = losses + penalty(before, states, begins, keys, time)
         return hidden, (losses, weights)
 
+    keys = of_segment(keys, time)
     start = model.initial_state(params, keys.shape)
     hidden = jax.tree.map(
         lambda new, old: jnp.where(time == 0, new, old), start, hidden

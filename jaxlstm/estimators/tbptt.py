@@ -15,7 +15,7 @@ from jaxlstm.estimators.base import (
     score,
 )
 from jaxlstm.model import Model
-from jaxlstm.noise import Keys, fold_in, split
+from jaxlstm.noise import Keys, fold_in, of_segment, split
 from jaxlstm.select import like
 from jaxlstm.sequence import Remat
 from jaxlstm.shapes import OptionError, check_choice
@@ -158,7 +158,7 @@ def tbptt(
                 inputs,
                 mask=mask,
                 resets=resets,
-                key=fold_in(keys, 0),
+                key=fold_in(of_segment(keys, start), 0),
                 time=end - horizon,
                 **options,
             )

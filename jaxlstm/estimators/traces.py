@@ -28,7 +28,7 @@ from jaxlstm.estimators.base import (
     score,
 )
 from jaxlstm.interface import Model, StepFn
-from jaxlstm.noise import Keys, fold_in, split
+from jaxlstm.noise import Keys, fold_in, of_segment, split
 from jaxlstm.select import keep, like, select
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import Array, Key, PyTree
@@ -216,7 +216,7 @@ def online(
     ) -> tuple[Estimate, OnlineState]:
         assert model.step is not None
         step_fn, keys, first = model.step, state.keys, state.num_steps
-        noise = fold_in(keys, 0)
+        noise = fold_in(of_segment(keys, first), 0)
         feedback = None
         if state.feedback is not None:
             feedback = model.init(state.feedback).readout
