@@ -1,6 +1,5 @@
 """An experiment: the parts that a config names, put together."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from jaxlstm.lab.config import Config
 from jaxlstm.lab.devices import make_mesh
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.evaluation import Evaluator
-from jaxlstm.lab.memory import check_sizes
+from jaxlstm.lab.memory import allow_long_indices, check_sizes
 from jaxlstm.lab.optimizers import (
     OPTIMIZERS,
     apply_all,
@@ -84,9 +83,7 @@ def build_model(
     # What is asked for in another dtype is not to be rounded to a shorter one.
     compute_dtype = section.compute_dtype if dtype is None else None
     try:
-        with warnings.catch_warnings():
-            # Of an index that 32 bits do not hold.
-            warnings.simplefilter("ignore")
+        with allow_long_indices():
             return make_model(
                 config.cell,
                 input_size=parts.input_size,

@@ -1,7 +1,8 @@
 """Memory: what training takes at the least, and whether there is as much."""
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -71,9 +72,7 @@ def check_memory(experiment: "Experiment") -> None:
     limit, shared = device_memory(trainer.mesh.devices.flat[0])
     if limit is None:
         return
-    with warnings.catch_warnings():
-        # Of an index that 32 bits do not hold.
-        warnings.simplefilter("ignore")
+    with allow_long_indices():
         state = jax.eval_shape(
             lambda key: trainer.init(key, experiment.batch_size), jax.random.key(0)
         )
@@ -118,6 +117,16 @@ def check_memory(experiment: "Experiment") -> None:
             f"take at least {describe_bytes(needed)} of memory, and there are "
             f"{describe_bytes(limit)}; leave it out, or compare with others"
         )
+
+
+@contextlib.contextmanager
+def allow_long_indices() -> Iterator[None]:
+    """Says nothing of sizes whose entries 32 bits cannot count, and all else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Explicitly requested dtype int64", UserWarning
+        )
+        yield
 
 
 def out_of_memory(error: BaseException) -> UserError | None:

@@ -1,16 +1,20 @@
 """What does not fit into memory is refused by its key, before anything is made."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlstm.cells import make_lstm
 from jaxlstm.lab import UserError, memory
 from jaxlstm.lab.config import load_config
-from jaxlstm.lab.experiment import Experiment, build
+from jaxlstm.lab.experiment import Experiment, build, build_model
 from jaxlstm.lab.memory import check_memory, out_of_memory
 from tests.lab.conftest import Outcome
 
@@ -117,6 +121,17 @@ def test_devices_with_memory_of_their_own_share_the_batch(
         check_memory(put_together(config, "train.batch_size=14000000", "devices=1"))
     with pytest.raises(UserError, match="batch_size = 40000000"):
         check_memory(put_together(config, "train.batch_size=40000000", "devices=2"))
+
+
+def test_warnings_of_a_cell_are_heard(config: Path, monkeypatch: pytest.MonkeyPatch):
+    def init(*args: Any, **options: Any) -> Any:
+        warnings.warn("too small", UserWarning, stacklevel=2)
+        return make_lstm().init(*args, **options)
+
+    cell = make_lstm()._replace(init=init)
+    loaded = dataclasses.replace(load_config(config), cell=cell)
+    with pytest.warns(UserWarning, match="too small"):
+        build_model(loaded)
 
 
 def test_an_unknown_limit_refuses_nothing(

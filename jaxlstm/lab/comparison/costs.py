@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxlstm.diagnostics.operations import count_operations
 from jaxlstm.estimators import GradientEstimator, Segment
 from jaxlstm.lab.comparison.problem import Member, Part, Problem, as_dtype
 from jaxlstm.lab.comparison.stopwatch import count_calls, spread, take_seconds
-from jaxlstm.lab.memory import describe_bytes, device_memory
+from jaxlstm.lab.memory import allow_long_indices, describe_bytes, device_memory
 from jaxlstm.model import Model
 from jaxlstm.types import PyTree
 
@@ -93,9 +92,7 @@ def check_feasible(problem: Problem, member: Member) -> str | None:
     limit, _ = device_memory(jax.devices()[0])
     if limit is None:
         return None
-    with warnings.catch_warnings():
-        # Of an index that 32 bits do not hold.
-        warnings.simplefilter("ignore")
+    with allow_long_indices():
         params, state, _ = _shapes(problem, member, problem.model())
         needed = 2 * _bytes_in_float64(params) + _bytes_in_float64(state)
         if needed <= limit:
