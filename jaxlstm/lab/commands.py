@@ -14,6 +14,7 @@ import jax
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import jaxlstm
+from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.cache import keep_compiled
 from jaxlstm.lab.checkpoints import DamagedCheckpoint
 from jaxlstm.lab.comparison.course import carry_out, renew_report
@@ -394,8 +395,7 @@ def show(config: Path | None = None, /, *overrides: str, schema: bool = False) -
     loaded = load_config(config, overrides)
     shapes = jax.eval_shape(build_model(loaded).init, jax.random.key(0))
     print(loaded.to_toml())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        name = jax.tree_util.keystr(path).lstrip(".")
+    for name, leaf in name_leaves(shapes).items():
         print(f"# {name:40} {leaf.dtype.name} {list(leaf.shape)}")
     print(f"# {count_parameters(shapes):,} parameters")
 

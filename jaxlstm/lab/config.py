@@ -325,7 +325,9 @@ def _check_options(
     try:
         return options.model_validate(section.options | dict(shared or {})).model_dump()
     except pydantic.ValidationError as error:
-        choices = [*type(section).model_fields, *options.model_fields]
+        # Some keys serve the section and what it names.
+        fields = [*type(section).model_fields, *options.model_fields]
+        choices = list(dict.fromkeys(fields))
         raise UserError(
             *reporter.lines(error, (section_name,), section.options, choices)
         ) from None

@@ -12,12 +12,12 @@ def test_show_prints_shapes_and_their_number(config, command, tmp_path):
     assert command("show", resolved).out == outcome.out
     lines = [line.strip("# ").split(maxsplit=2) for line in shapes.splitlines()]
     assert lines == [
-        ["recurrent.layers[0].w_x", "float32", "[2, 12]"],
-        ["recurrent.layers[0].w_h", "float32", "[3, 12]"],
-        ["recurrent.layers[0].b", "float32", "[12]"],
-        ["recurrent.layers[1].w_x", "float32", "[3, 12]"],
-        ["recurrent.layers[1].w_h", "float32", "[3, 12]"],
-        ["recurrent.layers[1].b", "float32", "[12]"],
+        ["recurrent.layers.0.w_x", "float32", "[2, 12]"],
+        ["recurrent.layers.0.w_h", "float32", "[3, 12]"],
+        ["recurrent.layers.0.b", "float32", "[12]"],
+        ["recurrent.layers.1.w_x", "float32", "[3, 12]"],
+        ["recurrent.layers.1.w_h", "float32", "[3, 12]"],
+        ["recurrent.layers.1.b", "float32", "[12]"],
         ["readout.w", "float32", "[3, 1]"],
         ["readout.b", "float32", "[1]"],
         # 24 + 36 + 12, 36 + 36 + 12, 3 + 1.
@@ -28,7 +28,7 @@ def test_show_prints_shapes_and_their_number(config, command, tmp_path):
 def test_show_in_float64(config, command):
     outcome = command("show", config, "model.dtype=float64")
     lines = [line.split(maxsplit=3) for line in outcome.out.splitlines()]
-    assert ["#", "recurrent.layers[0].w_x", "float64", "[2, 12]"] in lines
+    assert ["#", "recurrent.layers.0.w_x", "float64", "[2, 12]"] in lines
 
 
 def test_show_needs_something_to_show(command):

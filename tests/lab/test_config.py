@@ -446,3 +446,11 @@ def test_schema_names_every_section(config, command):
     section = with_task["$defs"]["TaskSection"]
     assert {"use", "scale", "num_segments"} <= set(section["properties"])
     assert section["additionalProperties"] is False
+
+
+def test_a_key_of_section_and_cell_is_listed_once(config):
+    with pytest.raises(UserError, match=r"\.zzz: unknown key; use one of ") as caught:
+        load_config(config, ["model.zzz=1", "model.cell=gru"])
+    (line,) = caught.value.lines
+    keys = line.partition("use one of ")[2].split(", ")
+    assert "initializer" in keys and len(keys) == len(set(keys))
