@@ -1,19 +1,23 @@
 """Parameters that stay as they are."""
 
 import functools
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import optax
 import pytest
 
-from jaxlstm.lab import UserError
+from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.experiment import build
 from jaxlstm.lab.optimizers import make_trained
 from tests.helpers import jit
+from tests.lab import moods
 
 TREE = {"recurrent": {"w": np.ones(2), "wide": np.ones(1)}, "readout": np.ones(3)}
 MODEL: Any = SimpleNamespace(init=lambda key: TREE)
@@ -74,3 +78,43 @@ def test_names_are_whole_as_far_as_a_dot():
 def test_names_that_cannot_be_frozen_are_refused(frozen, message):
     with pytest.raises(UserError, match=rf"\[optimizer\] frozen: {message}"):
         make_trained(frozen, MODEL)
+
+
+@pytest.mark.slow
+def test_frozen_vectors_stay_over_a_stop(command, monkeypatch):
+    Path("labels.txt").write_text("sad happy")
+    Path("moods.toml").write_text(moods.CONFIG)
+    options = [
+        *("optimizer.name=adamw", "optimizer.weight_decay=0.5", "devices=1"),
+        *("optimizer.frozen=['recurrent.embedding']", "task.vectors=2.0"),
+        *("train.num_updates=6", "train.updates_per_call=1", "checkpoint.every=2"),
+    ]
+    assert command("run", "moods.toml", *options, "--out", "whole").code == 0
+    draw = moods.Moods.split
+
+    def split(self, name, **given):
+        def segments(start, count):
+            if name == "train" and start == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return source.segments(start, count)
+
+        source = draw(self, name, **given)
+        return source._replace(segments=segments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moods.Moods, "split", split)
+        outcome = command("run", "moods.toml", *options, "--out", "stopped")
+    assert outcome.code == 128 + signal.SIGTERM
+    stopped = load_run("stopped", "latest")
+    assert stopped.update == 4
+    before = stopped.params
+    assert command("resume", "stopped").code == 0
+    whole, resumed = (load_run(run, "latest") for run in ("whole", "stopped"))
+    assert whole.update == resumed.update == 6
+    for params in (before, resumed.params, whole.params):
+        embedding = params.recurrent.embedding
+        np.testing.assert_array_equal(embedding[2:4], 2.0)
+        np.testing.assert_array_equal(embedding, before.recurrent.embedding)
+    w_h, later = (p.recurrent.layers[0].w_h for p in (before, resumed.params))
+    assert np.abs(w_h - later).max() > 0
+    chex.assert_trees_all_equal(resumed.params, whole.params)

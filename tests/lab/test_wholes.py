@@ -8,6 +8,7 @@ import pytest
 
 from jaxlstm.dropout import Dropout
 from jaxlstm.lab import UserError
+from jaxlstm.lab.comparison import plan
 from jaxlstm.lab.comparison.plan import make_plan
 from jaxlstm.lab.config import load_config
 from jaxlstm.lab.experiment import build, build_model
@@ -102,3 +103,27 @@ def test_a_comparison_is_refused_before_anything_is_made():
         UserError, match=r"^moods.toml: \[model\] bidirectional = true: a c"
     ):
         make_plan(config, "moods.toml")
+
+
+@pytest.mark.parametrize(("control", "step"), [("resets", 0), ("weights", 1)])
+def test_a_stream_is_not_compared_as_whole_sequences(control, step, monkeypatch):
+    draw = moods.Moods.split
+
+    def split(self, name, **given):
+        def segments(start, count):
+            block = source.segments(start, count)
+            value = getattr(block, control).copy()
+            value[:, step] = 1 - value[:, step]
+            return block._replace(**{control: value})
+
+        source = draw(self, name, **given)
+        return source._replace(segments=segments)
+
+    monkeypatch.setattr(plan, "check_feasible", lambda *_: None)
+    config = load("compare.estimators=['bptt', 'whole_sequence']")
+    assert len(make_plan(config, "").members) == 2
+    monkeypatch.setattr(moods.Moods, "split", split)
+    with pytest.raises(UserError) as caught:
+        make_plan(config, "")
+    (line,) = caught.value.lines
+    assert line.startswith("[compare] whole_sequence: takes each example of a segment")

@@ -4,8 +4,9 @@ import json
 import secrets
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,14 +75,16 @@ def make_plan(
     choose_updates(experiment)
     problem = Problem(experiment, tuple(Member(*each) for each in config.members), ())
     model = problem.model()
-    faults = []
+    faults, whole = [], []
     for member in problem.members:
         try:
-            problem.estimator(member, model)
+            if problem.estimator(member, model).traits.whole_sequences:
+                whole.append(member.label)
         except UserError as error:
             faults += error.lines
     if faults:
         raise UserError(*faults)
+    _check_whole(problem, whole)
     assert config.sections.compare is not None
     _check_scored(problem, config.sections.compare)
     members, refused = [], {}
@@ -121,6 +124,33 @@ def _check_section(config: Config, where: str) -> None:
             f"{where}: [train] patience = {train.patience}: the reference run of a "
             "comparison trains to its end; leave it out"
         )
+
+
+def _check_whole(problem: Problem, labels: Sequence[str]) -> None:
+    """Refuses estimators of whole sequences where segments are of a stream.
+
+    Raises:
+      UserError: by each.
+    """
+    if not labels or all(map(_is_whole, read_window(problem, 0, 2).segments)):
+        return
+    raise UserError(
+        *(
+            f"[compare] {label}: takes each example of a segment for a whole sequence, "
+            "reset at its first step and scored at its last alone, and those of the "
+            "task are not; leave it out"
+            for label in labels
+        )
+    )
+
+
+def _is_whole(segment: Any) -> bool:
+    """Returns whether examples are reset at the first step and scored at the last."""
+    there = np.cumsum(segment.mask, axis=0)
+    first, last = (segment.mask & (there == n) for n in (1, there[-1]))
+    scored = segment.mask & (segment.weights != 0)
+    reset = np.cumsum(segment.resets, axis=0) > 0
+    return not np.any((scored & ~last) | (first & ~reset))
 
 
 def _check_scored(problem: Problem, section: CompareSection) -> None:
