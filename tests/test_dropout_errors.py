@@ -14,6 +14,7 @@ from tests.stacks import draw_inputs, draw_stack
 from tests.toy_cells import TOY_CELLS
 
 SIZES = {"input_size": 3, "hidden_size": 4, "output_size": 2}
+NAN = float("nan")
 PLAIN = make_lstm()._replace(gated=None)
 
 
@@ -26,7 +27,12 @@ def case(cell, message, options=None, **rates):
     [
         case(make_lstm(), "dropout.recurrent: 1 is not in [0, 1)", recurrent=1),
         case(make_lstm(), "dropout.weights: -0.1 is not in [0, 1)", weights=-0.1),
-        case(make_lstm(), "dropout.output: nan is not in", output=float("nan")),
+        case(make_lstm(), "dropout.output: nan is not in", output=NAN),
+        case(make_lstm(), "dropout.between: 'x' is not a number", between="x"),
+        case(make_lstm(), "dropout.input: None is not a number", input=None),
+        case(make_lstm(), "dropout.zoneout_h: [0.1] is not a", zoneout_h=[0.1]),
+        case(make_lstm(), "dropout.mask_steps: 'x' is not a", mask_steps="x"),
+        case(make_lstm(), "dropout.mask_steps: nan is not a", mask_steps=NAN),
         case(make_lstm(), "dropout.mask_steps: 0 is not", input=0.1, mask_steps=0),
         case(make_lstm(), "dropout.mask_steps: 1.5 is not", input=0.1, mask_steps=1.5),
         case(make_lstm(), "dropout: 0.2 acts between layers", between=0.2),
@@ -59,10 +65,21 @@ def test_models(cell, rates, options, message):
     assert line.startswith(message) and "\n" not in line
 
 
+@pytest.mark.parametrize("connections", ["residual", "skip"])
+def test_connections_of_a_single_layer(connections):
+    with pytest.raises(OptionError) as caught:
+        make_model(make_lstm(), connections=connections, **SIZES)
+    assert str(caught.value) == (
+        f'connections: "{connections}" joins layers, and num_layers is 1; leave it out'
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dropout": 1.0}, "dropout: 1.0 is not in [0, 1)"),
+        ({"dropout": "x"}, "dropout: 'x' is not a number in [0, 1)"),
+        ({"dropout": None}, "dropout: None is not a number in [0, 1)"),
         ({"dropout": Dropout(embedding=0.1)}, "dropout.embedding: 0.1 is of symbols"),
         ({"key": jax.random.split(jax.random.key(0), 3)}, "key: shape (3,) is neither"),
         ({"key": noise.split(jax.random.key(0), (3,))}, "key: shape (3,) is not that"),
