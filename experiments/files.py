@@ -1,5 +1,7 @@
-"""What tasks say of the files and fractions that a config gives them."""
+"""Files and fractions that a config gives: what is wrong with them, and shares."""
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 from jaxlstm.lab import UserError
@@ -29,6 +31,22 @@ def check_fractions(validation: float, test: float) -> None:
             f"validation = {validation} and test = {test} leave nothing to train on; "
             "lower them"
         )
+
+
+def divide(count: int, validation: float, test: float) -> tuple[int, int, int]:
+    """Returns how many of `count` things train, validate and test, in this order."""
+    # As written: in binary, 1 - .05 - .05 is less than .9.
+    held_out, last = (
+        Fraction(str(validation)) + Fraction(str(test)),
+        Fraction(str(test)),
+    )
+    first, second = math.floor(count * (1 - held_out)), math.floor(count * (1 - last))
+    return first, second - first, count - second
+
+
+def shorten(text: str, size: int = 60) -> str:
+    """Returns the beginning of a text that is too long to be quoted."""
+    return text if len(text) <= size else f"{text[:size]} ..."
 
 
 def decode(data: bytes, where: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from experiments.files import check_fractions, make_absolute
+from experiments.files import check_fractions, divide, make_absolute
 from experiments.series.figures import draw_forecasts
 from experiments.series.forecasts import SCALED
 from experiments.series.frame import (
@@ -34,7 +34,6 @@ from experiments.series.metrics import Names, derive, measure, squared_error
 from experiments.series.synthetic import NOISE
 from experiments.series.table import SYNTHETIC
 from experiments.series.windows import LAST_SEASON, LAST_VALUE, SPLITS, Windows
-from experiments.text.batches import divide
 from jaxlstm.lab import ModelParts, Reference, Run, Source, Task, UserError
 
 

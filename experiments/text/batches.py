@@ -1,12 +1,11 @@
 """Sequential batches: rows of a text that go on from segment to segment."""
 
-import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.files import divide
 from jaxlstm.lab import Segment, Source
 
 
@@ -25,17 +24,6 @@ class Stretch(NamedTuple):
     symbols: np.ndarray
     first: int
     num_segments: int
-
-
-def divide(count: int, validation: float, test: float) -> tuple[int, int, int]:
-    """Returns how many of `count` things train, validate and test, in this order."""
-    # As written: in binary, 1 - .05 - .05 is less than .9.
-    held_out, last = (
-        Fraction(str(validation)) + Fraction(str(test)),
-        Fraction(str(test)),
-    )
-    first, second = math.floor(count * (1 - held_out)), math.floor(count * (1 - last))
-    return first, second - first, count - second
 
 
 def count_segments(size: int, batch_size: int, segment_length: int) -> int:

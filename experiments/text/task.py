@@ -21,12 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from experiments.files import check_fractions, make_absolute
+from experiments.files import check_fractions, divide, make_absolute
 from experiments.text.agreement import PUPPIES, check_contrast
 from experiments.text.batches import (
     Stretch,
     count_segments,
-    divide,
     divide_rows,
     divide_text,
     make_source,

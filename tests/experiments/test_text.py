@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.files import divide
 from experiments.text import Text
-from experiments.text.batches import divide
 from experiments.text.sources import KNOWN_TEXTS, KnownText
 from jaxlstm.lab import Reference, UserError, generator, load_run
 from jaxlstm.lab.commands import main
