@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.sentiment.buckets import PADDING, UNKNOWN, Encoded
+from experiments.files import shorten
+from experiments.sentiment.buckets import PADDING, UNKNOWN, CutEnd, Encoded
 from experiments.sentiment.reading import Example
 from experiments.sentiment.tokens import Tokenizer
 from jaxlstm.lab import UserError
@@ -16,6 +17,8 @@ from jaxlstm.lab.vocabulary import Vocabulary
 
 PADDING_SYMBOL = "<pad>"
 SYMBOLS = PADDING_SYMBOL, UNKNOWN_SYMBOL
+# So many classes are believed, however few the texts.
+FEW_CLASSES = 4
 
 
 class Corpus(NamedTuple):
@@ -25,7 +28,7 @@ class Corpus(NamedTuple):
       classes: their names; a label is a place in it.
       vocabulary: of the texts that train.
       examples: the texts themselves, by split.
-      encoded: their numbers, whole, by split.
+      encoded: their numbers, by split.
       counts: [V] how often each number is read in training.
       sha256: hash of all texts and labels.
     """
@@ -37,9 +40,24 @@ class Corpus(NamedTuple):
     counts: np.ndarray
     sha256: str
 
+    def cut(self, length: int, end: CutEnd) -> "Corpus":
+        """Returns texts of a length at most; what is counted is that of whole ones."""
+        encoded = {name: part.cut(length, end) for name, part in self.encoded.items()}
+        return self._replace(encoded=encoded)
+
+    def measure_unknown(self) -> dict[str, float]:
+        """Returns the share of unknown words in the texts of each split."""
+        return {
+            name: float(np.mean(np.concatenate(part.texts) == UNKNOWN))
+            for name, part in self.encoded.items()
+        }
+
 
 def find_classes(
-    where: str, examples: Iterable[Example], given: Sequence[str] | None
+    where: str,
+    examples: Iterable[Example],
+    given: Sequence[str] | None,
+    advice: str = "another source",
 ) -> tuple[str, ...]:
     """Returns the names of the classes, numbers by their size and others by letters.
 
@@ -47,9 +65,11 @@ def find_classes(
       where: the key and value of the source, for errors.
       examples: that name them.
       given: the names, in place of those found.
+      advice: what to set if what is found cannot be classes.
 
     Raises:
-      UserError: there is one class alone, or one that is not among those given.
+      UserError: there is one class alone, one that is not among those given, or nearly
+        one a text.
     """
     examples = list(examples)
     found = {example.label for example in examples}
@@ -67,6 +87,12 @@ def find_classes(
             f"{where}: all texts are of one class, {found.pop()!r}: nothing is left to "
             "tell apart; add texts of another"
         )
+    if len(found) > max(FEW_CLASSES, len(examples) / 2):
+        raise UserError(
+            f"{where}: has {len(found)} classes in {len(examples)} texts, such as "
+            f"{shorten(examples[0].label)!r}; set {advice}, or name them in "
+            "task.classes if they are right"
+        )
     return tuple(sorted(found, key=_by_number))
 
 
@@ -75,16 +101,19 @@ def check_labels(examples: Iterable[Example], classes: Sequence[str]) -> None:
     for example in examples:
         if example.label not in classes:
             raise UserError(
-                f"{example.where}: the label {example.label!r} is out of range: the "
-                f"classes are {', '.join(classes)}; mend it, or set task.classes"
+                f"{example.where}: the label {shorten(example.label)!r} is out of "
+                f"range: the classes are {', '.join(classes)}; mend it, or set "
+                "task.classes"
             )
 
 
 def _by_number(name: str) -> tuple[float, str]:
     try:
-        return float(name), name
+        number = float(name)
     except ValueError:
-        return np.inf, name
+        number = np.inf
+    # No number is in order with NaN.
+    return number if np.isfinite(number) else np.inf, name
 
 
 def split_evenly(
@@ -156,7 +185,7 @@ def make_corpus(
       min_count: how often a word has to be there.
 
     Raises:
-      UserError: a text has no word; says where.
+      UserError: a text has no word, or the vocabulary has none.
     """
     words = {
         name: [_tokenize(tokenize, example) for example in part]
@@ -165,6 +194,11 @@ def make_corpus(
     vocabulary = make_vocabulary(
         words["train"], size=vocabulary_size, min_count=min_count
     )
+    if len(vocabulary) == len(SYMBOLS):
+        raise UserError(
+            f"[task] min_count = {min_count}: no word is there so often in the texts "
+            "that train, and the vocabulary is empty; lower it"
+        )
     number = {name: n for n, name in enumerate(classes)}
     encoded = {
         name: Encoded(

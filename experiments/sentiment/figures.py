@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from experiments.sentiment.buckets import Encoded, assemble, make_batches
 from jaxlstm.estimators.whole_sequence import predict_sequences
 from jaxlstm.lab import Run, Segment
+from jaxlstm.lab.predicting import find_probabilities
 
 NUM_MISTAKES, WIDTH, NUM_LINES = 10, 88, 2
-HEADINGS = "text", "is", "said", "with"
+HEADINGS = "text", "is", "said", "probability"
 
 
 class Reviewed(NamedTuple):
@@ -80,12 +81,11 @@ def predict(run: Run, encoded: Encoded, bounds: Sequence[int]) -> np.ndarray:
     for batch in make_batches(encoded.lengths, bounds, batch_size):
         segment = assemble(encoded, [batch], batch_size)
         segment = jax.tree.map(lambda leaf: leaf[0], segment)
-        logits = np.asarray(read(params, segment))[: len(batch.rows)]
-        if logits.shape[-1] == 1:
-            logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+        logits = np.asarray(read(params, segment), np.float64)[: len(batch.rows)]
+        found = find_probabilities(logits)
         if shares is None:
-            shares = np.empty((len(encoded.texts), logits.shape[-1]))
-        shares[batch.rows] = jax.nn.softmax(logits)
+            shares = np.empty((len(encoded.texts), found.shape[-1]))
+        shares[batch.rows] = found
     return shares
 
 
@@ -154,7 +154,7 @@ def draw_mistakes(reviewed: Reviewed, shares: np.ndarray) -> Figure:
     axes.axis("off")
     title = f"{reviewed.split}: {len(wrong):,} of {len(labels):,} wrong, the surest"
     axes.set_title(title, loc="left")
-    widths = [0.7, 0.1, 0.1, 0.1]
+    widths = [0.68, 0.1, 0.1, 0.12]
     table = axes.table(
         rows, colLabels=HEADINGS, colWidths=widths, cellLoc="left", loc="center"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from experiments.files import decode
+from experiments.files import decode, shorten
 from jaxlstm.lab import UserError
 
 Format = Literal["text_label", "label_text", "csv", "json"]
@@ -15,6 +15,13 @@ Format = Literal["text_label", "label_text", "csv", "json"]
 # Reviews of aclImdb that have no label.
 _UNLABELLED = "unsup"
 _ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+_NAMES = "task.text_column and task.label_column"
+_ADVICE: dict[Format, str] = {
+    "text_label": 'task.format = "label_text"',
+    "label_text": 'task.format = "text_label"',
+    "csv": _NAMES,
+    "json": _NAMES,
+}
 
 
 class Example(NamedTuple):
@@ -52,6 +59,18 @@ def has_test(source: Path) -> bool:
     return (source / "train").is_dir() and (source / "test").is_dir()
 
 
+def find_format(path: Path, layout: Layout) -> Format:
+    """Returns how a file is read."""
+    return layout.format or _ENDINGS.get(path.suffix.lower(), "text_label")
+
+
+def advise(path: Path, layout: Layout) -> str:
+    """Returns what to set where what has been read as labels are none."""
+    if path.is_dir():
+        return "task.source to a folder that holds a folder a class"
+    return _ADVICE[find_format(path, layout)]
+
+
 def read_examples(where: str, path: Path, layout: Layout) -> list[Example]:
     """Reads the labelled texts of a file, or of a folder with a folder a class.
 
@@ -72,7 +91,7 @@ def read_examples(where: str, path: Path, layout: Layout) -> list[Example]:
                 f"{where}: no such file or folder; put it there, or name another"
             )
         else:
-            kind = layout.format or _ENDINGS.get(path.suffix.lower(), "text_label")
+            kind = find_format(path, layout)
             examples = list(_READERS[kind](path, _read(path), layout))
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
@@ -173,7 +192,7 @@ def _read_json(path: Path, text: str, layout: Layout) -> Iterator[Example]:
                 f'{where}: "{layout.text_column}" is no text; mend it, or set '
                 f"task.text_column to one of {', '.join(values)}"
             )
-        if not isinstance(label, str | int):
+        if isinstance(label, bool) or not isinstance(label, str | int):
             raise UserError(
                 f'{where}: "{layout.label_column}" is no text, nor an integer; mend '
                 f"it, or set task.label_column to one of {', '.join(values)}"
@@ -184,7 +203,8 @@ def _read_json(path: Path, text: str, layout: Layout) -> Iterator[Example]:
 def _find_column(path: Path, names: list[str], key: str, name: str) -> int:
     if names.count(name) != 1:
         fault = "has more than one column" if name in names else "has no column"
-        others = ", ".join(dict.fromkeys(names)) or "the names that it lacks"
+        known = ", ".join(map(shorten, dict.fromkeys(names)))
+        others = shorten(known, 200) or "the names that it lacks"
         raise UserError(
             f'{path}: line 1: {fault} "{name}"; set task.{key} to one of {others}'
         )

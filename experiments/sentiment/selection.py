@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments.sentiment.corpus import check_labels, find_classes, split_evenly
-from experiments.sentiment.reading import Example, Layout, has_test, read_examples
+from experiments.sentiment.reading import (
+    Example,
+    Layout,
+    advise,
+    has_test,
+    read_examples,
+)
 from experiments.sentiment.sources import CLASSES, UCI, UCI_FILES
 from jaxlstm.lab import UserError, generator
 from jaxlstm.lab.data import find_file
@@ -66,7 +72,7 @@ class Selection:
             path = folder if has_test(path) else path
             examples = read_examples(where, path, self.layout)
         given = CLASSES if self.source == UCI else self.classes
-        classes = find_classes(where, examples, given)
+        classes = find_classes(where, examples, given, advise(path, self.layout))
         split = self._divide(examples, classes)
         if apart is not None:
             if self.test_source is not None:

@@ -1,7 +1,7 @@
 """What is felt in a text: the task."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
@@ -142,6 +142,7 @@ class Sentiment(Task):
             return generator(seed, name, epoch)
 
         padding = measure_padding(encoded.lengths, bounds, batch_size, random(0))
+        self._batching["segment_length"] = segment_length
         self._batching["buckets"] = bounds
         self._batching["padding"] = padding._asdict()
         return make_source(encoded, bounds, batch_size, random)
@@ -150,10 +151,7 @@ class Sentiment(Task):
         self, name: str, batch_size: int, segment_length: int
     ) -> tuple[Encoded, list[int]]:
         """Returns the texts of a split, cut, and the bounds of all splits' buckets."""
-        encoded = {
-            split: part.cut(segment_length, self.cut)
-            for split, part in self._corpus.encoded.items()
-        }
+        encoded = self._corpus.cut(segment_length, self.cut).encoded
         bounds = choose_bounds(
             encoded["train"].lengths,
             num_buckets=self.num_buckets,
@@ -214,15 +212,15 @@ class Sentiment(Task):
     def describe_data(self) -> dict[str, Any]:
         """Sizes and hash, padding, coverage, and what a bag of words reaches."""
         corpus = self._corpus
-        read = int(corpus.counts.sum())
+        unknown = corpus.measure_unknown()
         facts: dict[str, Any] = {
             "source": self.source,
             "sha256": corpus.sha256,
             "classes": list(corpus.classes),
             "splits": {name: len(part.texts) for name, part in corpus.encoded.items()},
-            "words": read,
+            "words": int(corpus.counts.sum()),
             "vocabulary": len(corpus.vocabulary),
-            "unknown": round(float(corpus.counts[1]) / read, 4),
+            "unknown": {name: round(share, 4) for name, share in unknown.items()},
             **self._batching,
         }
         if self.glove is not None:
@@ -230,10 +228,11 @@ class Sentiment(Task):
             facts["glove"] = {
                 name: round(share, 4) for name, share in coverage._asdict().items()
             }
-        if self._bag is not None:
+        if self.bag_of_words and self._batching:
+            bag = self._fit_bag(self._batching["segment_length"])
             facts["bag_of_words"] = {
-                name: round(self._bag.measure(name), 4) for name in self.splits
-            } | {"strength": self._bag.regression.strength}
+                name: round(bag.measure(name), 4) for name in self.splits
+            } | {"strength": bag.regression.strength}
         return facts
 
     def figures(self, run: Run) -> dict[str, Figure]:
@@ -242,7 +241,9 @@ class Sentiment(Task):
         split = next((name for name in reversed(self.splits)), "train")
         encoded, bounds = self.batch(split, train.batch_size, train.segment_length)
         lengths = self.batch("train", train.batch_size, train.segment_length)[0].lengths
-        said = None if self._bag is None else self._bag.say(split)
+        said = None
+        if self.bag_of_words:
+            said = self._fit_bag(train.segment_length).say(split)
         texts = [example.text for example in self._corpus.examples[split]]
         reviewed = Reviewed(split, self._corpus.classes, texts, encoded, said)
         return draw_review(run, reviewed, lengths, bounds)
@@ -293,7 +294,12 @@ class Sentiment(Task):
         return read_vectors(find_vectors(where, self.glove), numbers)
 
     @functools.cached_property
-    def _bag(self) -> BagOfWords | None:
-        if not self.bag_of_words:
-            return None
-        return BagOfWords(self._corpus, generator(self.split_seed, "bag of words"))
+    def _fit_bag(self) -> Callable[[int], BagOfWords]:
+        """Fits a bag of words, once, to texts cut to a length."""
+
+        @functools.lru_cache(maxsize=1)
+        def fit(length: int) -> BagOfWords:
+            random = generator(self.split_seed, "bag of words")
+            return BagOfWords(self._corpus.cut(length, self.cut), random)
+
+        return fit

@@ -76,8 +76,8 @@ def _load_spacy() -> Tokenizer:
         import spacy  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            '[task] tokenizer = "spacy": spaCy is not installed; pip install spacy, or '
-            'use tokenizer = "basic"'
+            '[task] tokenizer = "spacy": spaCy is not installed; pip install spacy '
+            "(or 'jaxlstm[spacy]'), or use tokenizer = \"basic\""
         ) from None
     pipeline = spacy.blank("en").tokenizer
 

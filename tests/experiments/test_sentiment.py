@@ -1,13 +1,15 @@
 """The sentiment task: what it reads, how it splits, and what it measures."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sentiment import Sentiment
+from experiments.sentiment import Sentiment, figures
+from experiments.sentiment.buckets import Encoded
 from experiments.sentiment.measures import count_outcomes, derive_measures
 from jaxlstm.lab.vocabulary import Vocabulary
 from jaxlstm.model import ModelParams, RecurrentParams
@@ -138,7 +140,8 @@ def test_the_vocabulary_is_of_the_texts_that_train(write):
     assert sorted(read(task, "test")) == [("<unk> a <unk>", "1"), ("b <unk>", "0")]
     assert task.parts() == (5, 1, True)
     facts = task.describe_data()
-    assert (facts["words"], facts["unknown"]) == (7, round(2 / 7, 4))
+    assert facts["words"] == 7
+    assert facts["unknown"] == {"train": round(2 / 7, 4), "test": 0.6}
     fewer = Sentiment(vocabulary_size=4, **options).vocabulary()
     assert fewer.symbols == ("<pad>", "<unk>", "b", "a")
     common = Sentiment(min_count=2, **options).vocabulary()
@@ -150,13 +153,15 @@ def test_the_vocabulary_is_of_the_texts_that_train(write):
     [
         (["10", "9", "10", "-1"], ("-1", "9", "10")),
         (["neg", "pos", "10", "neg"], ("10", "neg", "pos")),
+        (["nan", "1", "inf", "0", "a"] * 2, ("0", "1", "a", "inf", "nan")),
+        (["-inf", "nan", "1", "NaN", "0"] * 2, ("0", "1", "-inf", "NaN", "nan")),
     ],
 )
 def test_classes_are_in_order(write, labels, classes):
     source = write("t.txt", *(f"text\t{label}" for label in labels))
     task = Sentiment(source=source, validation=0, test=0, bag_of_words=False)
     assert task.labels() == classes
-    assert task.parts().output_size == 3
+    assert task.parts().output_size == len(classes)
     given = Sentiment(source=source, test=0, validation=0, classes=[*classes[::-1]])
     assert given.labels() == classes[::-1]
 
@@ -239,10 +244,43 @@ def test_what_is_said_of_the_data(small):
     assert facts["buckets"][-1] <= 3
     assert facts["padding"]["bucketed"] <= facts["padding"]["single"]
     assert set(facts["bag_of_words"]) == {"validation", "test", "strength"}
+    assert facts["segment_length"] == 3
     # A run that goes on finds the same.
     again = small(bag_of_words=True)
     again.split("train", batch_size=2, segment_length=3, seed=0)
     assert again.describe_data() == facts
+
+
+def test_the_bag_of_words_reads_what_the_net_reads(write):
+    """Only the end tells the classes apart, and only where it is not cut off."""
+    texts = [f"the film is {word}\t{word}" for word in ("bad", "good")] * 10
+    source = write("ends.txt", *texts)
+
+    def measure(cut: Any) -> float:
+        task = Sentiment(source=source, cut=cut)
+        task.split("train", batch_size=2, segment_length=3, seed=0)
+        return task.describe_data()["bag_of_words"]["test"]
+
+    assert (measure("end"), measure("start")) == (0.5, 1)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_pictures_have_the_probabilities_of_each_text(monkeypatch, num_outputs):
+    def last_number(model, params, segment, batch_shape):
+        last = segment.inputs[-1].astype(jnp.float32)
+        return jnp.outer(last, jnp.arange(1.0, num_outputs + 1)), None
+
+    monkeypatch.setattr(figures, "predict_sequences", last_number)
+    train = SimpleNamespace(batch_size=2)
+    config = SimpleNamespace(sections=SimpleNamespace(train=train))
+    run: Any = SimpleNamespace(model=None, params=None, config=config)
+    texts = [np.array(text, np.int32) for text in ([1, 1, 2], [3], [2, 1])]
+    encoded = Encoded(texts, np.zeros(3, np.int32))
+    shares = figures.predict(run, encoded, [1, 3])
+    weights = np.array([0, 1] if num_outputs == 1 else [1, 2, 3])
+    logits = np.outer([2, 3, 1], weights)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares, expected, rtol=1e-12)
 
 
 def test_shuffling_goes_by_the_seed(small):

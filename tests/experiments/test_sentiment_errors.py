@@ -117,6 +117,40 @@ def refusal(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Any:
             "folder/pos/1.txt: the text is empty; remove it",
         ),
         (
+            ["task.min_count=21"],
+            {},
+            "[task] min_count = 21: no word is there so often in the texts that "
+            "train, and the vocabulary is empty; lower it",
+        ),
+        (
+            ["task.source=a.txt"],
+            {"a_txt": "".join(f"{n % 2}\ttext {n}\n" for n in range(8))},
+            '[task] source = "FOLDER/a.txt": has 8 classes in 8 texts, such as '
+            "'text 0'; set task.format = \"label_text\", or name them in task.classes "
+            "if they are right",
+        ),
+        (
+            ["task.source=a.txt", "task.format=label_text"],
+            {"a_txt": "".join(f"text {n}\t{n % 2}\n" for n in range(8))},
+            '[task] source = "FOLDER/a.txt": has 8 classes in 8 texts, such as '
+            "'text 0'; set task.format = \"text_label\", or name them in task.classes "
+            "if they are right",
+        ),
+        (
+            ["task.source=a.csv", "task.text_column=label", "task.label_column=text"],
+            {"a_csv": "text,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(8))},
+            "[task] source = \"FOLDER/a.csv\": has 8 classes in 8 texts, such as 't0'; "
+            "set task.text_column and task.label_column, or name them in task.classes "
+            "if they are right",
+        ),
+        (
+            ["task.source=texts"],
+            {f"texts__{n}__a_txt": "good" for n in range(8)},
+            "[task] source = \"FOLDER/texts\": has 8 classes in 8 texts, such as '0'; "
+            "set task.source to a folder that holds a folder a class, or name them in "
+            "task.classes if they are right",
+        ),
+        (
             ["task.classes=['0', '1']", "task.source=a.txt"],
             {"a_txt": "good\t1\nbad\t2\nbad\t0\n"},
             "a.txt: line 2: the label '2' is out of range: the classes are 0, 1; mend "
@@ -153,6 +187,12 @@ def refusal(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Any:
             "words, label",
         ),
         (
+            ["task.source=a.txt", "task.format=csv"],
+            {"a_txt": f"{'good film ' * 9}end\t1\nbad\t0\n"},
+            'a.txt: line 1: has no column "text"; set task.text_column to one of '
+            f"{'good film ' * 6} ...",
+        ),
+        (
             ["task.source=a.csv"],
             {"a_csv": "text,text,label\ngood,good,1\n"},
             'a.csv: line 1: has more than one column "text"; set task.text_column to '
@@ -184,6 +224,12 @@ def refusal(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Any:
             {"a_jsonl": '{"words": "good", "label": 1}\n'},
             'a.jsonl: line 1: "text" is no text; mend it, or set task.text_column to '
             "one of words, label",
+        ),
+        (
+            ["task.source=a.jsonl"],
+            {"a_jsonl": '{"text": "good", "label": true}\n'},
+            'a.jsonl: line 1: "label" is no text, nor an integer; mend it, or set '
+            "task.label_column to one of text, label",
         ),
         (
             ["task.source=a.jsonl"],

@@ -74,6 +74,6 @@ def test_spacy_may_be_missing(monkeypatch):
     with pytest.raises(UserError) as error:
         make_tokenizer("spacy", lower_case=True)
     assert str(error.value) == (
-        '[task] tokenizer = "spacy": spaCy is not installed; pip install spacy, or use '
-        'tokenizer = "basic"'
+        '[task] tokenizer = "spacy": spaCy is not installed; pip install spacy (or '
+        "'jaxlstm[spacy]'), or use tokenizer = \"basic\""
     )
