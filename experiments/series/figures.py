@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.series.forecasts import Forecasts, forecast_split
 from jaxlstm.lab import Run
@@ -45,7 +46,7 @@ def _draw(task: "Series", forecasts: Forecasts, target: int) -> Figure:
     left, right = figure.add_subplot(grid[1, :2]), figure.add_subplot(grid[1, 2])
     _draw_stretch(above, task, forecasts, target)
     _draw_fan(left, task, forecasts, target)
-    _draw_errors(right, forecasts, target)
+    draw_errors(right, forecasts, target)
     for axes in (above, left):
         axes.set(ylabel=name)
         if np.issubdtype(task.numbers.times.dtype, np.datetime64):
@@ -54,6 +55,8 @@ def _draw(task: "Series", forecasts: Forecasts, target: int) -> Figure:
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         else:
             axes.set(xlabel=printable(task.time_column or "row"))
+            if task.time_column is None:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -124,7 +127,7 @@ def _mark(task: "Series") -> str | None:
     return "." if task.horizon == 1 else None
 
 
-def _draw_errors(axes: Axes, forecasts: Forecasts, target: int) -> None:
+def draw_errors(axes: Axes, forecasts: Forecasts, target: int) -> None:
     """Draws the mean absolute error by step of the horizon."""
     for name, values in forecasts.by.items():
         error = np.abs(values - forecasts.truth)[..., target]
@@ -141,5 +144,7 @@ def _draw_errors(axes: Axes, forecasts: Forecasts, target: int) -> None:
             label=NAMES[name],
         )
     axes.set(xlabel="steps ahead", title="Mean absolute error, test")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Room for the legend.
+    axes.set_ylim(0, 1.6 * axes.get_ylim()[1])
+    axes.legend(loc="upper left", fontsize="small", frameon=False)

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from experiments.series import Series
-from experiments.series.forecasts import forecast_split
+from experiments.series.figures import COLOURS, draw_errors
+from experiments.series.forecasts import Forecasts, forecast_split
 from experiments.series.synthetic import make_csv
 from experiments.series.windows import SPLITS
 from jaxlstm.lab import UserError, load_run
@@ -310,6 +313,22 @@ num_updates = 5
 batch_size = 3
 segment_length = {WINDOW}
 """
+
+
+def test_errors_of_a_short_horizon_are_drawn_clear_of_the_legend():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 3, 1))
+    by = {name: truth + rng.normal(size=truth.shape) for name in COLOURS}
+    figure = Figure(figsize=(9, 6))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(2, 3, 6)
+    draw_errors(axes, Forecasts(np.arange(40), truth, by), 0)
+    figure.draw_without_rendering()
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    legend: Any = axes.get_legend()
+    points = [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
+    assert len(points) == 3
+    assert np.concatenate(points)[:, 1].max() < legend.get_window_extent().y0
 
 
 @pytest.mark.slow
