@@ -75,14 +75,14 @@ def state_to_torch(states: Any) -> Any:
     return tuple(joined) if isinstance(joined, LSTMState) else joined.h
 
 
-def time_major(batch_first: Any) -> Array:
+def time_major(array: Any) -> Array:
     """Returns [T, B, ...] of [B, T, ...], as PyTorch has it with batch_first=True."""
-    return jnp.asarray(_read("batch_first", batch_first).swapaxes(0, 1))
+    return jnp.asarray(_read("array", array).swapaxes(0, 1))
 
 
-def batch_first(time_major: Any) -> Array:
+def batch_first(array: Any) -> Array:
     """Returns [B, T, ...] of [T, B, ...], as the functions of this package give it."""
-    return jnp.asarray(_read("time_major", time_major).swapaxes(0, 1))
+    return jnp.asarray(_read("array", array).swapaxes(0, 1))
 
 
 def _find_state(params: Any) -> type:
