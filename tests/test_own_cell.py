@@ -33,7 +33,7 @@ def project(tmp_path):
             with (tmp_path / match["name"]).open("a") as file:
                 file.write(match["code"])
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"my_tasks.py", "echo.toml", "my_cells.py", "alif.toml"}
+    assert names == {"my_tasks.py", "echo.toml", "words.py", "my_cells.py", "alif.toml"}
     return tmp_path
 
 

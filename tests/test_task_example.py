@@ -2,8 +2,10 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def project(tmp_path):
             with (tmp_path / match["name"]).open("a") as file:
                 file.write(match["code"])
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"my_tasks.py", CONFIG, "my_project.py"}
+    assert names == {"my_tasks.py", CONFIG, "words.py", "my_project.py"}
     return tmp_path
 
 
@@ -35,6 +37,14 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *arguments], cwd=folder, capture_output=True, text=True
     )
+
+
+def test_documented_texts_end_with_their_last_word(project):
+    encode = runpy.run_path(str(project / "words.py"))["encode"]
+    vocabulary = types.SimpleNamespace(encode=lambda text: [*map(int, text)])
+    inputs, mask = encode(["12345", "6"], vocabulary, 3)
+    assert inputs.T.tolist() == [[1, 2, 3], [0, 0, 6]]
+    assert mask.T.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def read_metrics(folder: Path) -> dict[str, list[dict[str, Any]]]:
