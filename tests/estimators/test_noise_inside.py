@@ -98,18 +98,17 @@ def test_identities(case, member):
 @pytest.mark.slow
 def test_each_segment_has_dropped_weights_of_its_own():
     model, params = problem(make_lstm(), dropout=Dropout(weights=0.4))
-    found = []
+    found, later = [], []
     for factory in (bptt, functools.partial(bptt, remat="sqrt"), rtrl):
         estimator = factory(model, squared_error)
         estimate, state = jit(estimator.estimate), initial(estimator, params)
         _, state = estimate(params, state, make_segment())
-        found.append(estimate(params, state, make_segment(1))[0].loss)
-        if factory is bptt:
-            # As if it began elsewhere: the mask of the weights is another one.
-            later = state._replace(num_steps=state.num_steps + 1)
-            other = estimate(params, later, make_segment(1))[0].loss
-    assert_close(found[1:], 2 * [found[0]])
-    assert abs(other - found[0]) > 1e-3 * abs(found[0])
+        for losses, first in ((found, state.num_steps), (later, state.num_steps + 1)):
+            begun = state._replace(num_steps=first)
+            losses.append(estimate(params, begun, make_segment(1))[0].loss)
+    assert_close(found, 3 * [found[0]])
+    assert_close(later, 3 * [later[0]])
+    assert abs(later[0] - found[0]) > 1e-3 * abs(found[0])
 
 
 @pytest.mark.slow
