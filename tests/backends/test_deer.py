@@ -121,7 +121,9 @@ def test_second_derivatives_are_those_of_the_scan(x64):
     compare(BUILT_IN["gru"], second_order)
 
 
-@pytest.mark.parametrize("order", [first_order, second_order])
+@pytest.mark.parametrize(
+    "order", [first_order, pytest.param(second_order, marks=pytest.mark.slow)]
+)
 def test_edges_scale_the_gradient(x64, order):
     rng = np.random.default_rng(3)
     edges = Edges(rng.uniform(0.5, 2, (T, B)), rng.uniform(0.5, 2, (T, 1))[:, 0])

@@ -65,7 +65,13 @@ def flatten(tree):
     return np.asarray(ravel_pytree(tree)[0])
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "noisy" in name else ())
+        for name in PROBLEMS
+    ],
+)
 def test_all_rows_of_a_hadamard_matrix_give_bptt(name, x64):
     """The rows v_n of one of N >= P have sum_n v_n v_n^T = N 1, so that errors cancel.
 

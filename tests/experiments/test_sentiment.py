@@ -235,6 +235,7 @@ def test_texts_are_encoded_without_the_data():
     np.testing.assert_array_equal(kept.T, [[4, 3, 2], [0, 0, 2], [0] * 3])
 
 
+@pytest.mark.slow
 def test_what_is_said_of_the_data(small):
     task = small(bag_of_words=True)
     task.split("train", batch_size=2, segment_length=3, seed=0)

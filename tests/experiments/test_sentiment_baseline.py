@@ -68,6 +68,7 @@ def test_two_classes_are_a_logistic_regression():
     np.testing.assert_allclose(odds, np.log([2] * 3 + [0.5] * 3), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_strength_is_chosen_by_validation():
     train, validation = draw_texts(3), draw_texts(4, 30)
     strengths = 0.01, 0.1, 1.0

@@ -52,6 +52,7 @@ def heights_of(axes: Any) -> list[float]:
     return [bar.get_height() for bar in axes.patches]
 
 
+@pytest.mark.slow
 def test_vanishing_has_a_column_for_each_cell_and_a_row_for_each_regime():
     figure = draw_vanishing({"k": K, "curves": CURVES})["vanishing"]
     rest, driven = figure.axes[:4], figure.axes[4:]
