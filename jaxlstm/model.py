@@ -182,8 +182,10 @@ def make_model(
             dtype=dtype,
         )
 
-    some_keys = jax.random.split(jax.random.key(0), num_layers)
-    shapes = jax.eval_shape(draw_layers, some_keys)
+    # All of it abstract: a key at hand would settle how many devices there are.
+    shapes = jax.eval_shape(
+        lambda: draw_layers(list(jax.random.split(jax.random.key(0), num_layers)))
+    )
     top = output_size_of(wiring, shapes)
     _check_embedding(inputs, embedding_size)
     if tied:

@@ -205,7 +205,7 @@ def test_wrong_estimator_fails_where_it_is_wrong(name):
 def test_mean_over_the_batch_fails_where_examples_add_up():
     def estimate(right, params, state, segment):
         sums, after = right(params, state, segment)
-        count = max(1, state.keys.size)
+        count = max(1, state.keys.own.size)
         return sums._replace(grads=jax.tree.map(lambda g: g / count, sums.grads)), after
 
     report = check_estimator(change(estimate, kind="biased"), MODEL)

@@ -62,7 +62,9 @@ def test_error_of_random_truncation_is_that_of_its_patterns(x64):
     @jit
     def patterns(keys):
         def one(key):
-            state = estimator.init(params, (1,), key)._replace(keys=key[None])
+            state = estimator.init(params, (1,), key.own)._replace(
+                keys=jax.tree.map(lambda one: one[None], key)
+            )
             return ravel_pytree(estimator.estimate(params, state, segment)[0].grads)[0]
 
         return jax.vmap(one)(keys)

@@ -114,11 +114,11 @@ def test_figures_are_those_of_the_compiled_call(
         assert all(least <= median for least, median in both)
         short, middle, long = scaling["flops"]
         assert long - middle == middle - short > 0
-    # h and c, the influence of P weights on both, a key, the number of the step.
+    # h and c, the influence of P weights on both, two keys, the number of the step.
     hidden = 4 * B * 2 * H
     influence = hidden * 4 * H * (X + H + 1)
     carried = [values["members"][name]["carried_bytes"] for name in ("bptt", "rtrl")]
-    assert carried == [hidden + 8 * B + 4, hidden + influence + 8 * B + 4]
+    assert carried == [hidden + 16 * B + 4, hidden + influence + 16 * B + 4]
     assert told[0] == "compiling bptt, 2 steps"
     assert "compiling rtrl, 14 steps" in told
 
