@@ -132,6 +132,8 @@ def test_nohup(start, tmp_path):
 def test_two_processes(start, goes_on, tmp_path):
     first = start("run", "text.toml", "--out", "out")
     at_segment(first, 4)
+    # It stands still, and holds its lock, however long the others take to start.
+    first.popen.send_signal(signal.SIGSTOP)
     for tokens, words in [
         (("resume", "out"), f"jaxlstm: out: is in use by process {first.popen.pid} "),
         (("run", "text.toml", "--out", "out"), "jaxlstm: --out out: holds another run"),
