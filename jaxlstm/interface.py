@@ -119,7 +119,7 @@ class Model(NamedTuple):
 
     A key is `jaxlstm.noise.Keys`, or an array of keys of the batch's shape, one for
     each example, so that draws do not depend on how the batch is spread over devices;
-    or one key [], of which they are made. The noise of a step
+    or, but for the readout, one key [], of which they are made. The noise of a step
     comes from its key and its time, `fold_in(key, time)`; `time` is the number of the
     step, or of the first one. So `unroll` draws what scanning `step` does, and a
     sequence run in chunks what it does as a whole. None means no noise: evaluation.

@@ -126,10 +126,18 @@ def dropout(
     Returns:
       An array of the shape of x.
 
+    Raises:
+      ValueError: there is not a key for each example.
+
     References:
       Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from
       Overfitting, JMLR 15, 2014.
     """
+    if key.shape not in (x.shape[:-1], x.shape[1:-1]):
+        raise ValueError(
+            f"key: shape {key.shape} is not that of the batch of x {x.shape}; give one "
+            "for each example"
+        )
     length = None if x.ndim == key.ndim + 1 else x.shape[0]
     kept = draw(1 - rate, key, time, length, x.shape[-1:], kept_for)
     return jnp.where(kept, x / (1 - rate), 0)

@@ -179,3 +179,9 @@ def test_devices_do_not_change_the_draws():
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         make_problem(**options)
+
+
+def test_one_key_does_not_serve_a_batch():
+    """With T = B its draws would broadcast, alike for all examples."""
+    with pytest.raises(ValueError, match=r"^key: shape \(\) is not that of the batch"):
+        noise.dropout(jnp.ones((B, B, H)), RATE, KEYS[0], 0)
