@@ -32,6 +32,7 @@ from jaxlstm.cells.base import (
     pad_columns,
     preactivations,
     product,
+    recurrent_product,
     update,
 )
 from jaxlstm.edges import Edges, edge, scale
@@ -137,7 +138,7 @@ def _gated_scan_jvp(static: Static, primals: Any, tangents: Any) -> Any:
         term = product(_rows(inputs), dweights.w_x, compute_dtype)
         terms.append(pad_columns(term, columns, "right"))
     if weights.w_h is not None and not _is_zero(dweights.w_h):
-        term = product(_rows(hs), dweights.w_h, compute_dtype)
+        term = recurrent_product(_rows(hs), dweights.w_h, compute_dtype)
         terms.append(pad_columns(term, columns, "left"))
     if weights.b is not None and not _is_zero(dweights.b):
         rows = math.prod(inputs.shape[:-1])
@@ -156,7 +157,8 @@ def _gated_scan_jvp(static: Static, primals: Any, tangents: Any) -> Any:
     )
     # Transposed here, outside the loop, so that inside the transposed loop, which
     # training runs, the product is the plain one.
-    w_h = None if weights.w_h is None else weights.w_h.T
+    w_h = weights.w_h
+    w_h = w_h.T if w_h is not None and w_h.ndim == 2 else w_h
 
     # The body is made again in the backward pass from the states and z: otherwise
     # partial evaluation stores each elementwise factor in an array of its own.
@@ -217,7 +219,9 @@ def _materialise(tangent: Any, primal: Array) -> Array:
 
 
 def _transposed_product(h: Array, w: Array, compute_dtype: Any) -> Array:
-    """Multiplies [..., R] by the transpose of [K, R]."""
+    """Multiplies [..., R] by the transpose of [K, R], or by blocks as they are."""
+    if w.ndim > 2:
+        return recurrent_product(h, w, compute_dtype)
     out_dtype = h.dtype
     if compute_dtype is not None:
         h, w = h.astype(compute_dtype), w.astype(compute_dtype)

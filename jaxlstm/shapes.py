@@ -84,6 +84,35 @@ def _check_projected(params: Any, count: int, w_p: Array) -> None:
             )
 
 
+def check_heads(num_heads: int, hidden_size: int) -> int:
+    """Returns the size of each head, H/N; raises OptionError if N does not divide H."""
+    if hidden_size % num_heads:
+        raise OptionError(
+            f"heads: {num_heads} do not divide hidden_size = {hidden_size}"
+        )
+    return hidden_size // num_heads
+
+
+def check_heads_of(params: Any, count: int) -> None:
+    """Raises ValueError unless w_x and b fit w_h [N, H/N, G, H/N] of G = `count`."""
+    shape = jnp.shape(params.w_h)
+    heads, width, blocks, out = shape
+    if blocks != count or out != width:
+        raise ValueError(
+            f"params.w_h: shape {shape} does not fit [N, H/N, G, H/N]; G = {count}"
+        )
+    columns = heads * width * count
+    by = f"H = {heads * width} and G = {count} by params.w_h of shape {shape}"
+    for name, letters in (("w_x", "[X, G H]"), ("b", "[G H]")):
+        value = getattr(params, name)
+        ndim = 2 if name == "w_x" else 1
+        wrong = jnp.ndim(value) != ndim or jnp.shape(value)[-1] != columns
+        if value is not None and wrong:
+            raise ValueError(
+                f"params.{name}: shape {jnp.shape(value)} does not fit {letters}; {by}"
+            )
+
+
 def check_step_input(x: Array, w_x: Array) -> None:
     """Raises ValueError unless x [..., X] fits input weights [X, K]."""
     if jnp.ndim(x) < 1 or jnp.shape(x)[-1] != w_x.shape[0]:

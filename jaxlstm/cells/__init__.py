@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jaxlstm.cells.activations import ACTIVATIONS as ACTIVATIONS
 from jaxlstm.cells.base import Cell as Cell
 from jaxlstm.cells.base import Gate as Gate
 from jaxlstm.cells.base import Gated as Gated
@@ -27,10 +28,16 @@ from jaxlstm.cells.rnn import init_rnn as init_rnn
 from jaxlstm.cells.rnn import make_leaky_rnn as make_leaky_rnn
 from jaxlstm.cells.rnn import make_rnn as make_rnn
 from jaxlstm.cells.rnn import rnn_cell as rnn_cell
+from jaxlstm.cells.variants import VARIANTS
+from jaxlstm.cells.variants import ExponentialState as ExponentialState
+from jaxlstm.cells.variants import GateRecurrentState as GateRecurrentState
+from jaxlstm.cells.variants import LSTMVariantParams as LSTMVariantParams
+from jaxlstm.cells.variants import make_lstm_variant as make_lstm_variant
 
 CELLS: dict[str, Callable[..., Cell]] = {
     "lstm": make_lstm,
     "gru": make_gru,
     "rnn": make_rnn,
     "leaky_rnn": make_leaky_rnn,
+    **VARIANTS,
 }

@@ -27,7 +27,9 @@ class GatedWeights(NamedTuple):
 
     Attributes:
       w_x: [X, K_x] input weights.
-      w_h: [R, K_h] recurrent weights, or None.
+      w_h: [R, K_h] recurrent weights, or None. Or [N, D, G, E], where they are N blocks
+        on the diagonal: each reads D of the R = N D numbers, and gives E of the N E of
+        each of G gates.
       b: [K] bias. None means no bias, and that each product there is has K columns; a
         cell that keeps them apart and has no bias gives zeros.
       small: parameters that only `update` reads (peepholes, scales of a
@@ -178,13 +180,61 @@ def product(h: Array, w: Array, compute_dtype: Any = None) -> Array:
     )
 
 
+def recurrent_product(h: Array, w: Array, compute_dtype: Any = None) -> Array:
+    """Multiplies [..., R] by the recurrent weights, in `compute_dtype` if given.
+
+    Args:
+      h: [..., R].
+      w: [R, K_h], or [N, D, G, E] with R = N D and K_h = G N E; see `GatedWeights`.
+      compute_dtype: dtype of the factors, or None for their own.
+
+    Returns:
+      [..., K_h] in h's dtype.
+    """
+    if w.ndim == 2:
+        return product(h, w, compute_dtype)
+    num_heads, width, num_gates, _ = w.shape
+    out_dtype = h.dtype
+    if compute_dtype is not None:
+        h, w = h.astype(compute_dtype), w.astype(compute_dtype)
+    if width == w.shape[-1] == 1:
+        diagonal = w.reshape(num_heads, num_gates).T
+        shape = *h.shape[:-1], num_gates, num_heads
+        z = jnp.broadcast_to(h[..., None, :], shape) * jnp.broadcast_to(diagonal, shape)
+        return z.astype(out_dtype).reshape(*h.shape[:-1], -1)
+    heads = h.reshape(*h.shape[:-1], num_heads, width)
+    z = jnp.einsum("...nd,ndge->...gne", heads, w, preferred_element_type=out_dtype)
+    return z.reshape(*h.shape[:-1], -1)
+
+
+def num_recurrent_columns(w: Array | None) -> int:
+    """Returns K_h of recurrent weights, 0 where there are none."""
+    if w is None:
+        return 0
+    return w.shape[-1] if w.ndim == 2 else w.shape[0] * w.shape[2] * w.shape[3]
+
+
+def dense(weights: GatedWeights) -> GatedWeights:
+    """Returns the weights with w_h as one matrix [R, K_h], zero between the blocks."""
+    w = weights.w_h
+    if w is None or w.ndim == 2:
+        return weights
+    num_heads, width, num_gates, out = w.shape
+    apart = jnp.eye(num_heads, dtype=w.dtype)
+    w = jnp.einsum("ndge,nm->ndgme", w, apart)
+    return weights._replace(
+        w_h=w.reshape(num_heads * width, num_gates * num_heads * out)
+    )
+
+
 def preactivations(
     weights: GatedWeights, x: Array, h: Array, compute_dtype: Any = None
 ) -> Array:
     """Returns z [..., K] from x [..., X] and h [..., R]; see `GatedWeights`."""
     z = product(x, weights.w_x, compute_dtype)
     if weights.w_h is not None:
-        z = overlap(z, product(h, weights.w_h, compute_dtype), num_columns(weights))
+        z_h = recurrent_product(h, weights.w_h, compute_dtype)
+        z = overlap(z, z_h, num_columns(weights))
     return z if weights.b is None else z + jnp.broadcast_to(weights.b, z.shape)
 
 
@@ -192,8 +242,7 @@ def num_columns(weights: GatedWeights) -> int:
     """Returns K, the number of columns of z."""
     if weights.b is not None:
         return weights.b.shape[-1]
-    k_h = 0 if weights.w_h is None else weights.w_h.shape[-1]
-    return max(weights.w_x.shape[-1], k_h)
+    return max(weights.w_x.shape[-1], num_recurrent_columns(weights.w_h))
 
 
 def overlap(z_x: Array, z_h: Array, columns: int) -> Array:

@@ -1,7 +1,7 @@
 """Initialisers by name: one distribution each for the four kinds of parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -130,3 +130,52 @@ def draw_gates(
         for d, k, shape in zip(draws, keys, shapes, strict=True)
     )
     return w_x, w_h, b
+
+
+def check_chrono(chrono: int | None, bias: bool) -> None:
+    """Raises OptionError unless biases can be drawn for times up to `chrono`."""
+    if chrono is None:
+        return
+    if chrono < 3:
+        raise OptionError(f"chrono: {chrono} is too short a time; use 3 steps or more")
+    if not bias:
+        raise OptionError("chrono: there is no bias to draw; leave out bias = false")
+
+
+def set_gate_biases(
+    b: Array,
+    blocks: Sequence[str],
+    key: Key,
+    forget_bias: float | None,
+    chrono: int | None,
+    *,
+    coupled: bool = False,
+) -> Array:
+    """Sets the biases that say how long the cell remembers at first.
+
+    Args:
+      b: [G H] as the initialiser drew it.
+      blocks: what its G blocks are.
+      key: for `chrono`; consumed whole.
+      forget_bias: of the forget gate; None leaves it as it is.
+      chrono: T_max, or None; see `init_lstm`.
+      coupled: whether f = 1 - i, so that the opposite is the input gate's.
+
+    Returns:
+      [G H].
+    """
+    hidden_size = len(b) // len(blocks)
+    values: dict[str, Array | float] = {}
+    if chrono is not None:
+        times = jax.random.uniform(key, (hidden_size,), b.dtype, 1, chrono - 1)
+        values["forget"] = jnp.log(times)
+        values["input"] = -values["forget"]
+    elif forget_bias is not None:
+        values["forget"] = forget_bias
+        if coupled:
+            values["input"] = -forget_bias
+    for name, value in values.items():
+        if name in blocks:
+            start = blocks.index(name) * hidden_size
+            b = b.at[start : start + hidden_size].set(value)
+    return b

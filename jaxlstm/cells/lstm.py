@@ -5,21 +5,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlstm.cells.base import (
     Cell,
-    Gate,
     Gated,
     GatedWeights,
     preactivations,
     read_h,
 )
+from jaxlstm.cells.form import Form, Small, make_updates
 from jaxlstm.cells.initializers import (
     Initializer,
+    check_chrono,
     draw_blocks,
     draw_gates,
     find_initializer,
+    set_gate_biases,
 )
 from jaxlstm.shapes import check_gates, check_sizes, check_step_input
 from jaxlstm.types import Array, Key
@@ -73,6 +74,7 @@ def init_lstm(
     hidden_size: int,
     *,
     forget_bias: float | None = 1.0,
+    chrono: int | None = None,
     bias: bool = True,
     projection_size: int | None = None,
     initializer: str | Initializer = "glorot_orthogonal",
@@ -87,6 +89,9 @@ def init_lstm(
       forget_bias: the bias of the forget gate, whatever the initialiser draws for the
         others. At 1 the cell starts out remembering, so gradients reach far back from
         the first update [1]. None leaves it to the initialiser.
+      chrono: T_max, the longest stretch of time to bridge, in steps. The biases of the
+        gates are then drawn so that units forget over times from 1 to T_max [3]:
+        b_f = log(U(1, T_max - 1)) and b_i = -b_f, whatever `forget_bias` says.
       bias: whether there is one.
       projection_size: P, the size of the output and of what the recurrent weights
         read [2]; None for no projection.
@@ -98,7 +103,8 @@ def init_lstm(
       [P, 4H] and w_p [H, P] too.
 
     Raises:
-      ValueError: the initialiser's name is unknown, or P is not positive.
+      ValueError: the initialiser's name is unknown, P is not positive, or T_max is too
+        short.
 
     References:
       [1] Gers, Schmidhuber and Cummins, Learning to Forget, Neural Computation 12(10),
@@ -106,15 +112,18 @@ def init_lstm(
       Network Architectures, ICML 2015.
       [2] Sak, Senior and Beaufays, Long Short-Term Memory Recurrent Neural Network
       Architectures for Large Scale Acoustic Modeling, Interspeech 2014.
+      [3] Tallec and Ollivier, Can Recurrent Neural Networks Warp Time?, ICLR 2018.
     """
+    check_chrono(chrono, bias)
+    key_b = key
+    if chrono is not None:
+        key, key_b = jax.random.split(key)
     keys = [key]
     if projection_size is not None:
         check_sizes({"projection_size": projection_size})
         keys = jax.random.split(key, 3)
     w_x, w_h, b = draw_gates(initializer, keys[0], input_size, hidden_size, 4, dtype)
-    if forget_bias is not None:
-        b = b.at[hidden_size : 2 * hidden_size].set(forget_bias)
-    b = b if bias else None
+    b = set_gate_biases(b, Form().blocks, key_b, forget_bias, chrono) if bias else None
     if projection_size is None:
         return LSTMParams(w_x, w_h, b)
     draw = find_initializer(initializer)
@@ -146,37 +155,15 @@ def zero_state(
     return LSTMState(h, c)
 
 
-def _scaled_update(
-    w_p: Array | None, state: LSTMState, z: Array, factor: Array | None
-) -> LSTMState:
-    # sigmoid(z) = tanh(z / 2) / 2 + 1/2: all four gates are one tanh.
-    hidden_size = state.c.shape[-1]
-    half = np.repeat([0.5, 0.5, 1.0, 0.5], hidden_size)
-    half = jnp.broadcast_to(jnp.asarray(half, z.dtype), z.shape)
-    gates = jnp.tanh(z * half) * half + (1 - half)
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
-    c = f * state.c + i * (g if factor is None else factor * g)
-    h = o * jnp.tanh(c)
-    return LSTMState(h if w_p is None else h @ w_p, c)
-
-
-def _update(w_p: Array | None, state: LSTMState, z: Array) -> LSTMState:
-    return _scaled_update(w_p, state, z, None)
-
-
 def _weights(params: LSTMParams | ProjectedLSTMParams) -> GatedWeights:
     w_p = params.w_p if isinstance(params, ProjectedLSTMParams) else None
     check_gates(params, 4, w_p)
-    return GatedWeights(params.w_x, params.w_h, params.b, w_p)
+    small = None if w_p is None else Small(w_p)
+    return GatedWeights(params.w_x, params.w_h, params.b, small)
 
 
-LSTM_GATES = (
-    Gate("input", "sigmoid"),
-    Gate("forget", "sigmoid"),
-    Gate("candidate", "tanh"),
-    Gate("output", "sigmoid"),
-)
-LSTM_GATED = Gated(_weights, read_h, _update, LSTM_GATES, _scaled_update)
+_update, _scaled_update = make_updates(Form())
+LSTM_GATED = Gated(_weights, read_h, _update, Form().describe(), _scaled_update)
 
 
 def lstm_cell(
@@ -214,6 +201,7 @@ def lstm_cell(
 def make_lstm(
     *,
     forget_bias: float | None = 1.0,
+    chrono: int | None = None,
     bias: bool = True,
     projection_size: int | None = None,
     initializer: str | Initializer = "glorot_orthogonal",
@@ -224,6 +212,7 @@ def make_lstm(
     init = functools.partial(
         init_lstm,
         forget_bias=forget_bias,
+        chrono=chrono,
         bias=bias,
         projection_size=projection_size,
         initializer=find_initializer(initializer),

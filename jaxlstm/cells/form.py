@@ -1,0 +1,245 @@
+"""The update of the LSTM and of its variants: one function, told apart by flags."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.cells.activations import Activation, find_activation
+from jaxlstm.cells.base import Gate
+from jaxlstm.types import Array
+
+LayerNorm = Literal["none", "joint", "gates"]
+ForgetActivation = Literal["sigmoid", "exp"]
+
+# The constant that is added to the variance, as in PyTorch's LayerNorm.
+EPSILON = 1e-5
+# What log n = log 0 stands at: the first gate forgets all, and nothing is infinite.
+LOG_OF_ZERO = -1e30
+
+
+class Form(NamedTuple):
+    """Which LSTM it is.
+
+    Attributes:
+      input_gate: whether there is one; else i = 1.
+      forget_gate: whether there is one; else f = 1.
+      output_gate: whether there is one; else o = 1.
+      coupled: whether f = 1 - i, in place of a gate of its own.
+      peepholes: whether i and f also read c, and o the next c.
+      gate_recurrence: whether the gates also read those of the step before.
+      layer_norm: of what each product adds to z, and of the next c: "none", "joint"
+        over all blocks of a product, or "gates", over each block by itself.
+      exponential: the forget gate's activation where the input gate's is the
+        exponential, and c is divided by the sum of what gates let in; None where gates
+        are plain.
+      gate_activation: of the gates.
+      candidate_activation: of the candidate.
+      output_activation: of what the output gate lets out.
+    """
+
+    input_gate: bool = True
+    forget_gate: bool = True
+    output_gate: bool = True
+    coupled: bool = False
+    peepholes: bool = False
+    gate_recurrence: bool = False
+    layer_norm: LayerNorm = "none"
+    exponential: ForgetActivation | None = None
+    gate_activation: Activation = "sigmoid"
+    candidate_activation: Activation = "tanh"
+    output_activation: Activation = "tanh"
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The blocks of z that there are, of i, f, g, o."""
+        there = {
+            "input": self.input_gate,
+            "forget": self.forget_gate and not self.coupled,
+            "candidate": True,
+            "output": self.output_gate,
+        }
+        return tuple(name for name, is_there in there.items() if is_there)
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The blocks that are gates."""
+        return tuple(name for name in self.blocks if name != "candidate")
+
+    def activation(self, block: str) -> Activation:
+        """Returns that of a block of z."""
+        if block == "candidate":
+            return self.candidate_activation
+        return self.gate_activation
+
+    def describe(self) -> tuple[Gate, ...]:
+        """Returns the blocks of z for `Gated`."""
+        if self.layer_norm != "none":
+            ways = "by x", "by h"
+            return tuple(
+                Gate(f"{block} {way}") for way in ways for block in self.blocks
+            )
+        return tuple(Gate(block, self._squashed_by(block)) for block in self.blocks)
+
+    def _squashed_by(self, block: str) -> Any:
+        activation = self.activation(block)
+        if self.exponential and block in ("input", "forget"):
+            return None
+        return activation if activation in ("sigmoid", "tanh") else None
+
+
+class Small(NamedTuple):
+    """What `update` reads beside z; None where a form has no such thing.
+
+    Attributes:
+      w_p: [H, P] projection of the output.
+      peepholes: [p, H] of the p gates that there are, in the order i, f, o.
+      b: [G H] bias, where the products are normalised before it is added.
+      scale_x: [G H] on the normalised x W_x.
+      scale_h: [G H] on the normalised h W_h.
+      scale_c: [H] on the normalised c.
+      shift_c: [H] added to it.
+    """
+
+    w_p: Array | None = None
+    peepholes: Array | None = None
+    b: Array | None = None
+    scale_x: Array | None = None
+    scale_h: Array | None = None
+    scale_c: Array | None = None
+    shift_c: Array | None = None
+
+
+def update(
+    form: Form, small: Small, state: Any, z: Array, factor: Array | None = None
+) -> Any:
+    """Returns the next state from z, whatever the form.
+
+        i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o)      g = tanh(z_g)
+             c' = f c + i g
+             h' = o tanh(c')
+
+    Args:
+      form: what is unlike that.
+      small: what is read beside z.
+      state: h [..., H] or [..., P], c [..., H], and what the form has beside them.
+      z: [..., K], the blocks of `form.blocks`; with a normalisation those by x and then
+        those by h.
+      factor: [..., H] on the candidate, or None.
+    """
+    blocks, c = form.blocks, state.c
+    if form.layer_norm != "none":
+        z = _normalise_products(form, small, z)
+    peepholes = {}
+    if small.peepholes is not None:
+        rows = (jnp.broadcast_to(row, c.shape) for row in small.peepholes)
+        peepholes = dict(zip(form.gates, rows, strict=True))
+        z = _look(form, peepholes, c, z)
+    values = _squash(form, z)
+    i, f, o = (values.get(name) for name in ("input", "forget", "output"))
+    g = values["candidate"] if factor is None else factor * values["candidate"]
+    more = {}
+    if form.coupled:
+        f = 1 - i
+    if form.exponential:
+        raw = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
+        i, f, more["m"] = _exponential(form, raw["input"], raw["forget"], state.m)
+    new = (c if f is None else f * c) + (g if i is None else i * g)
+    if o is not None and peepholes:
+        raw_o = z[..., -c.shape[-1] :] + peepholes["output"] * new
+        o = find_activation("gate_activation", form.gate_activation)(raw_o)
+    if form.gate_recurrence:
+        all_gates = {"input": i, "forget": f, "output": o}
+        more["gates"] = jnp.concatenate([all_gates[n] for n in form.gates], axis=-1)
+    seen = new
+    if small.scale_c is not None:
+        seen = normalise(new) * jnp.broadcast_to(small.scale_c, new.shape)
+        seen = seen + jnp.broadcast_to(small.shift_c, new.shape)
+    seen = find_activation("output_activation", form.output_activation)(seen)
+    h = seen if o is None else o * seen
+    return state._replace(h=h if small.w_p is None else h @ small.w_p, c=new, **more)
+
+
+def normalise(x: Array) -> Array:
+    """Returns x with mean 0 and variance 1 over its last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + EPSILON)
+
+
+def _normalise_products(form: Form, small: Small, z: Array) -> Array:
+    """Returns [..., G H] from [..., 2 G H], the products by x and by h side by side."""
+    scaled = []
+    for part, scale in zip(
+        jnp.split(z, 2, axis=-1), (small.scale_x, small.scale_h), strict=True
+    ):
+        if form.layer_norm == "gates":
+            blocks = part.reshape(*part.shape[:-1], len(form.blocks), -1)
+            normal = normalise(blocks).reshape(part.shape)
+        else:
+            normal = normalise(part)
+        scaled.append(normal * jnp.broadcast_to(scale, part.shape))
+    z = scaled[0] + scaled[1]
+    return z if small.b is None else z + jnp.broadcast_to(small.b, z.shape)
+
+
+def _look(form: Form, peepholes: dict[str, Array], c: Array, z: Array) -> Array:
+    """Adds to z what the gates before the memory see of it."""
+    parts = dict(zip(form.blocks, jnp.split(z, len(form.blocks), axis=-1), strict=True))
+    for name, row in peepholes.items():
+        if name != "output":
+            parts[name] = parts[name] + row * c
+    return jnp.concatenate(list(parts.values()), axis=-1)
+
+
+def _squash(form: Form, z: Array) -> dict[str, Array]:
+    """Returns the blocks of z, each after its activation."""
+    blocks = form.blocks
+    kinds = [form.activation(block) for block in blocks]
+    if all(kind in ("sigmoid", "tanh") for kind in kinds):
+        # sigmoid(z) = tanh(z / 2) / 2 + 1/2: all blocks are one tanh.
+        half = [0.5 if kind == "sigmoid" else 1.0 for kind in kinds]
+        half = np.repeat(half, z.shape[-1] // len(blocks))
+        half = jnp.broadcast_to(jnp.asarray(half, z.dtype), z.shape)
+        parts = jnp.split(jnp.tanh(z * half) * half + (1 - half), len(blocks), axis=-1)
+    else:
+        parts = [
+            find_activation("activation", kind)(part)
+            for kind, part in zip(
+                kinds, jnp.split(z, len(blocks), axis=-1), strict=True
+            )
+        ]
+    return dict(zip(blocks, parts, strict=True))
+
+
+def _exponential(
+    form: Form, i: Array, f: Array, m: Array
+) -> tuple[Array, Array, Array]:
+    """Returns the shares of candidate and memory, and log n.
+
+    With the input gate exp(i), the memory is the mean of all candidates, weighted by
+    what gates let in of them and kept of them since:
+
+        n' = f n + exp(i)      c' = (f n c + exp(i) g) / n'      m = log n
+
+    so the shares of the two add up to 1, and no exponential is taken but of what is
+    not positive.
+    """
+    kept = (f if form.exponential == "exp" else jax.nn.log_sigmoid(f)) + m
+    share = jax.nn.sigmoid(kept - i)
+    return jax.nn.sigmoid(i - kept), share, jnp.logaddexp(kept, i)
+
+
+@functools.cache
+def make_updates(form: Form) -> tuple[Any, Any]:
+    """Returns `update` and `scaled_update` of a form, as `Gated` has them."""
+
+    def scaled(small: Small | None, state: Any, z: Array, factor: Array | None) -> Any:
+        return update(form, small or Small(), state, z, factor)
+
+    def plain(small: Small | None, state: Any, z: Array) -> Any:
+        return update(form, small or Small(), state, z)
+
+    return plain, scaled
