@@ -1,0 +1,100 @@
+"""The sweep over variants of the cell: what it trains, what it keeps, what it says."""
+
+import json
+
+import pytest
+
+from benchmarks import variants
+
+TINY = (
+    *("task.source=python-docs", "task.vocabulary_size=5", "train.batch_size=2"),
+    *("train.segment_length=4", "train.updates_per_call=2"),
+)
+
+
+def run(cell, seed, rate, validation):
+    return {
+        "cell": cell,
+        "seed": seed,
+        "learning_rate": rate,
+        "updates": 7,
+        "validation": validation,
+    }
+
+
+@pytest.mark.slow
+def test_sweep_makes_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(variants, "TIMED", 2)
+    command = [
+        *("--out", str(tmp_path), "--cells", "lstm", "rnn", "--parameters", "400"),
+        *("--seconds", "0.002", "--rounds", "2", "--rates", "0.01", "--set", *TINY),
+    ]
+    variants.main(command)
+    speeds = json.loads((tmp_path / "speeds.json").read_text())["cells"]
+    runs = (tmp_path / "runs.jsonl").read_text()
+    for found in speeds.values():
+        assert abs(found["parameters"] - 400) <= 20
+        assert found["seconds"] > 0 and len(found["rounds"]) == 2
+    for made in map(json.loads, runs.splitlines()):
+        updates = 0.002 / speeds[made["cell"]]["seconds"]
+        assert made["updates"] == max(1, round(updates))
+        assert 0 < made["validation"] < 5
+    assert [json.loads(line)["cell"] for line in runs.splitlines()] == ["lstm", "rnn"]
+    first, second = runs.splitlines(keepends=True)
+    (tmp_path / "runs.jsonl").write_text(second)
+    variants.main(command)
+    again = (tmp_path / "runs.jsonl").read_text().splitlines(keepends=True)
+    assert again[0] == second
+    # The same run, but for the time it took.
+    remade, made = (json.loads(line) | {"seconds": None} for line in (again[1], first))
+    assert remade == made
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_best_rate_is_found_on_seeds_that_all_rates_have():
+    runs = [
+        run("a", 0, 0.1, 3.0),
+        run("a", 0, 0.2, 2.0),
+        run("a", 1, 0.1, 0.5),
+        run("b", 0, 0.1, 1.0),
+        run("b", 1, 0.1, 2.5),
+    ]
+    best = variants.find_best(runs)
+    assert list(best) == ["b", "a"]
+    assert best["a"] == [runs[1]]
+    assert best["b"] == runs[3:]
+
+
+def test_table_shows_mean_and_each():
+    speeds = {"b": {"hidden_size": 12, "parameters": 99_500, "seconds": 0.0125}}
+    runs = [run("b", 0, 0.1, 1.0), run("b", 1, 0.1, 2.5)]
+    *_, row = variants.write_table(speeds, runs).splitlines()
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    expected = ["`b`", "12", "99,500", "12.5", "7", "0.1", "1.750", "1.000, 2.500"]
+    assert cells == expected
+
+
+def test_parts_share_the_runs():
+    jobs = variants.list_jobs(["a", "b", "c"], [0.1, 0.2], 2)
+    assert len(set(jobs)) == 12
+    assert {job.seed for job in jobs[:6]} == {0}
+    shares = [jobs[part - 1 :: parts] for part, parts in ((1, 2), (2, 2))]
+    assert sorted(shares[0] + shares[1]) == sorted(jobs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cells", "lstm", "lstn"], "--cells lstn: unknown"),
+        (["--cells", "gru"], "leaves out lstm"),
+        (["--seconds", "0"], "--seconds 0.0: is not positive"),
+        (["--rounds", "-1"], "--rounds -1: is not positive"),
+        (["--part", "3/2"], "3/2: write 1/2"),
+        (["--part", "a"], "a: write 1/2"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        variants.main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
