@@ -4,7 +4,9 @@ from jaxlstm.interop.safetensors import load_safetensors as load_safetensors
 from jaxlstm.interop.safetensors import read_safetensors as read_safetensors
 from jaxlstm.interop.safetensors import save_safetensors as save_safetensors
 from jaxlstm.interop.textbook import from_textbook as from_textbook
+from jaxlstm.interop.textbook import from_tutorial as from_tutorial
 from jaxlstm.interop.textbook import to_textbook as to_textbook
+from jaxlstm.interop.textbook import to_tutorial as to_tutorial
 from jaxlstm.interop.torch import from_torch as from_torch
 from jaxlstm.interop.torch import to_torch as to_torch
 from jaxlstm.interop.torch_model import embedding_from_torch as embedding_from_torch
