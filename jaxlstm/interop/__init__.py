@@ -1,6 +1,7 @@
 """Weights to and from files and other frameworks."""
 
 from jaxlstm.interop.safetensors import load_safetensors as load_safetensors
+from jaxlstm.interop.safetensors import read_metadata as read_metadata
 from jaxlstm.interop.safetensors import read_safetensors as read_safetensors
 from jaxlstm.interop.safetensors import save_safetensors as save_safetensors
 from jaxlstm.interop.textbook import from_textbook as from_textbook

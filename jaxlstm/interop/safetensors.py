@@ -58,18 +58,24 @@ DTYPES = {
 }
 
 
-def save_safetensors(path: FilePath, params: PyTree) -> None:
+def save_safetensors(
+    path: FilePath, params: PyTree, *, metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes parameters to a safetensors file, which appears whole or not at all.
 
     Args:
       path: of the file; one that is there is replaced.
       params: a tree of arrays. Their names are their paths: `recurrent.layers.0.w_x`.
+      metadata: what else the file says of itself, as `read_metadata` returns it. It is
+        no part of the hash.
 
     Raises:
       ImportError: the package safetensors is not installed.
       OSError: the file cannot be written; then it is as it was.
       TypeError: a leaf is no array, or its dtype has no place in such a file.
-      ValueError: two arrays have the same name, or one has that of the metadata.
+      ValueError: two arrays have the same name, or one has that of the metadata; an
+        entry of these is named `jaxlstm`; or names and metadata are too long to be
+        read back.
     """
     _import_library()
     from safetensors.numpy import save
@@ -83,7 +89,16 @@ def save_safetensors(path: FilePath, params: PyTree) -> None:
         # The library takes the memory of an array as it lies.
         array = np.asarray(leaf, order="C")
         arrays[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    data = save(arrays, metadata={KEY: f"{VERSION} {digest(arrays)}"})
+    metadata = dict(metadata or {})
+    if KEY in metadata:
+        raise ValueError(f"metadata: {KEY} is the entry of the file's own hash")
+    data = save(arrays, metadata={KEY: f"{VERSION} {digest(arrays)}"} | metadata)
+    length = int.from_bytes(data[:8], "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(
+            f"metadata: names and metadata have {length} bytes, of which "
+            f"{LONGEST_HEADER} can be read back"
+        )
     replacement = f"{os.fspath(path)}.{os.getpid()}.new"
     try:
         with open(replacement, "wb") as file:
@@ -151,6 +166,23 @@ def read_safetensors(path: FilePath) -> dict[str, np.ndarray]:
     """
     with _open(path) as (file, found):
         return _read(path, file, found)
+
+
+def read_metadata(path: FilePath) -> dict[str, str]:
+    """Returns what a safetensors file says of itself, but for its hash.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ImportError: the package safetensors is not installed.
+      OSError: the file cannot be opened.
+      WeightsError: the file is no safetensors file, or has a dtype that NumPy and
+        ml_dtypes lack.
+    """
+    with _open(path) as (file, _):
+        entries = file.metadata() or {}
+    return {name: text for name, text in entries.items() if name != KEY}
 
 
 def _import_library() -> Any:
