@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlstm.backends.deer import deer
-from jaxlstm.cells.base import Cell, StepNoise, preactivations, update
+from jaxlstm.backends.parallel import check_parallel, parallel
+from jaxlstm.cells.base import Cell, Gated, StepNoise, preactivations, update
 from jaxlstm.cells.lstm import LSTMParams, LSTMState, make_lstm
 from jaxlstm.edges import Edges, Hooks, check_edges, check_hooks, pass_over
 from jaxlstm.rule import Controls, Static, gated_scan
@@ -29,7 +30,7 @@ from jaxlstm.varying import vary_together
 
 Remat = Literal["none", "step", "sqrt", "sqrt_step"]
 Derivative = Literal["rule", "autodiff"]
-Engine = Literal["scan", "deer"]
+Engine = Literal["scan", "deer", "parallel"]
 
 
 def unroll(
@@ -82,9 +83,11 @@ def unroll(
         take the latter.
       compute_dtype: dtype of the factors of all products, such as `jnp.bfloat16`;
         sums, states and parameters keep theirs. For gated cells.
-      engine: "scan", step after step; or "deer", all steps at once by Newton's method,
-        see `jaxlstm.backends.deer`. The latter has a derivative of its own and takes
-        neither `remat`, "autodiff", `compute_dtype`, `Hooks` nor noise.
+      engine: "scan", step after step; "deer", all steps at once by Newton's method, see
+        `jaxlstm.backends.deer`; or "parallel", all at once in a cell that is a linear
+        recurrence, see `jaxlstm.backends.parallel`. The latter two have derivatives of
+        their own and take neither "autodiff" nor `Hooks`; "deer" takes neither
+        `remat`, `compute_dtype` nor noise.
 
     Returns:
       The last state, and the states after every step, leaves [T, ..., H]. On masked
@@ -104,6 +107,8 @@ def unroll(
     check_choice("engine", engine, Engine)
     if engine == "deer":
         check_deer(remat, derivative, compute_dtype, edges, noise is not None)
+    if engine == "parallel":
+        check_parallel(cell, derivative=derivative, edges=edges)
     if cell.gated is None:
         for name, given in (("compute_dtype", compute_dtype), ("noise", noise)):
             if given is not None:
@@ -145,7 +150,9 @@ def unroll(
     )
     by_rule = derivative == "rule" and cell.gated is not None and hooks is None
     run = _rule_scan if by_rule else _plain_scan
-    if engine == "deer":
+    if engine == "parallel":
+        run = _parallel
+    elif engine == "deer":
         check_wide("state", start)
         run = _deer
     elif by_rule:
@@ -266,15 +273,32 @@ def _rule_scan(
     options: Options,
 ) -> tuple[Any, Any]:
     assert cell.gated is not None
-    static = Static(
-        cell.gated,
+    static, weights = _static(cell.gated, options), cell.gated.weights(params)
+    last, states, _ = gated_scan(static, weights, state, reset_state, inputs, controls)
+    return last, states
+
+
+def _parallel(
+    cell: Cell,
+    params: Any,
+    state: Any,
+    reset_state: Any,
+    inputs: Array,
+    controls: Controls,
+    options: Options,
+) -> tuple[Any, Any]:
+    assert cell.gated is not None
+    static, weights = _static(cell.gated, options), cell.gated.weights(params)
+    return parallel(static, weights, state, reset_state, inputs, controls)
+
+
+def _static(gated: Gated, options: Options) -> Static:
+    return Static(
+        gated,
         reverse=options.reverse,
         keep_z=not options.remat_step,
         compute_dtype=options.compute_dtype,
     )
-    weights = cell.gated.weights(params)
-    last, states, _ = gated_scan(static, weights, state, reset_state, inputs, controls)
-    return last, states
 
 
 def _plain_scan(

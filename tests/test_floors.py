@@ -20,7 +20,7 @@ FLOORS = {
     "jaxlstm.dropout": 2,
     "jaxlstm.edges": 2,
     "jaxlstm.rule": 2,
-    "jaxlstm.backends": 2,
+    "jaxlstm.backends": 2.5,  # Above the rule, whose controls they take.
     "jaxlstm.sequence": 3,
     "jaxlstm.interface": 4,
     "jaxlstm.layers": 4,

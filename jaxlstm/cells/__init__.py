@@ -22,6 +22,11 @@ from jaxlstm.cells.lstm import init_lstm as init_lstm
 from jaxlstm.cells.lstm import lstm_cell as lstm_cell
 from jaxlstm.cells.lstm import make_lstm as make_lstm
 from jaxlstm.cells.lstm import zero_state as zero_state
+from jaxlstm.cells.min_lstm import MinLSTMParams as MinLSTMParams
+from jaxlstm.cells.min_lstm import MinLSTMState as MinLSTMState
+from jaxlstm.cells.min_lstm import init_min_lstm as init_min_lstm
+from jaxlstm.cells.min_lstm import make_min_lstm as make_min_lstm
+from jaxlstm.cells.min_lstm import min_lstm_cell as min_lstm_cell
 from jaxlstm.cells.rnn import RNNParams as RNNParams
 from jaxlstm.cells.rnn import RNNState as RNNState
 from jaxlstm.cells.rnn import init_rnn as init_rnn
@@ -40,4 +45,5 @@ CELLS: dict[str, Callable[..., Cell]] = {
     "rnn": make_rnn,
     "leaky_rnn": make_leaky_rnn,
     **VARIANTS,
+    "min_lstm": make_min_lstm,
 }
