@@ -181,7 +181,7 @@ def unroll_stack(
       time: [] the number of the first step.
       remat: as in `jaxlstm.unroll`, and so are `derivative` and `engine`.
       derivative: "rule" or "autodiff".
-      engine: "scan" or "deer".
+      engine: "scan", "deer" or "parallel".
 
     Returns:
       The last state of each layer, and its states after every step, leaves

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlstm.backends.parallel import check_parallel
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import StepNoise
 from jaxlstm.cells.initializers import Initializer, find_initializer
@@ -116,8 +117,8 @@ def make_model(
         never [1]; or all of `Dropout`.
       initializer: of embedding and readout; the cell has its own.
       derivative: "rule" or "autodiff", as in `unroll`.
-      engine: of `unroll`: "scan", or "deer" for all steps at once; `step` does not
-        depend on it.
+      engine: of `unroll`: "scan", or all steps at once by "deer", or by "parallel" in a
+        cell that is a linear recurrence; `step` does not depend on it.
       compute_dtype: dtype of the factors of all products in the cells, or None.
       dtype: of all parameters and states.
 
@@ -159,6 +160,8 @@ def make_model(
         check_deer(
             derivative=derivative, compute_dtype=compute_dtype, noise=bool(inside)
         )
+    if engine == "parallel":
+        check_parallel(cell, derivative=derivative)
     if options.embedding and inputs != "embedding":
         raise OptionError(
             f'dropout.embedding: inputs are "{inputs}", which has no embedding; use '
