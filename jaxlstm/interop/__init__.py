@@ -1,5 +1,24 @@
 """Weights to and from files and other frameworks."""
 
+from jaxlstm.interop.equinox import embedding_from_equinox as embedding_from_equinox
+from jaxlstm.interop.equinox import from_equinox as from_equinox
+from jaxlstm.interop.equinox import linear_from_equinox as linear_from_equinox
+from jaxlstm.interop.equinox import linear_to_equinox as linear_to_equinox
+from jaxlstm.interop.equinox import to_equinox as to_equinox
+from jaxlstm.interop.flax import from_linen as from_linen
+from jaxlstm.interop.flax import from_nnx as from_nnx
+from jaxlstm.interop.flax import to_linen as to_linen
+from jaxlstm.interop.flax import to_nnx as to_nnx
+from jaxlstm.interop.flax_model import embedding_from_flax as embedding_from_flax
+from jaxlstm.interop.flax_model import embedding_to_flax as embedding_to_flax
+from jaxlstm.interop.flax_model import linear_from_flax as linear_from_flax
+from jaxlstm.interop.flax_model import linear_to_flax as linear_to_flax
+from jaxlstm.interop.flax_model import state_from_flax as state_from_flax
+from jaxlstm.interop.flax_model import state_to_flax as state_to_flax
+from jaxlstm.interop.haiku import embedding_from_haiku as embedding_from_haiku
+from jaxlstm.interop.haiku import from_haiku as from_haiku
+from jaxlstm.interop.haiku import linear_from_haiku as linear_from_haiku
+from jaxlstm.interop.haiku import state_from_haiku as state_from_haiku
 from jaxlstm.interop.safetensors import load_safetensors as load_safetensors
 from jaxlstm.interop.safetensors import read_metadata as read_metadata
 from jaxlstm.interop.safetensors import read_safetensors as read_safetensors

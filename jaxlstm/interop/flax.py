@@ -1,0 +1,253 @@
+"""Weights of Flax's recurrent modules, linen's and nnx's, as stacks of layers and back.
+
+What the arrays are called there, `jaxlstm.interop.flax_cells` says. Flax itself is
+needed for `from_nnx` of a module alone.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.cells.gru import GRUParams
+from jaxlstm.cells.lstm import LSTMParams
+from jaxlstm.cells.rnn import RNNParams
+from jaxlstm.interop.flax_cells import (
+    DIRECTIONS,
+    LINEN,
+    NNX,
+    SEQUENCES,
+    Layers,
+    Layout,
+    Layouts,
+    Paths,
+    Tree,
+    find_cells,
+    join,
+    list_paths,
+    read_cell,
+    write_cell,
+)
+from jaxlstm.interop.tensors import check_mapping
+from jaxlstm.interop.torch import StackParams, directions_of, layers_of
+from jaxlstm.interop.weights import WeightsError, show
+from jaxlstm.layers import Directions
+from jaxlstm.types import PyTree
+
+# What the cells here have, of what a cell of Flax can be given.
+OPTIONS = {"gate_fn": "sigmoid", "activation_fn": "tanh", "residual": "False"}
+
+
+def from_linen(
+    variables: Mapping[str, Any], layers: Layers | None = None, *, dtype: Any = None
+) -> StackParams:
+    """Returns the layers of linen's LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
+
+    That a cell was given other activations, or a SimpleCell a residual, does not show
+    in its weights; here the gates are sigmoids and the rest tanh.
+
+    Args:
+      variables: as `init` returns them, or the tree under "params".
+      layers: the path of each layer in the tree, such as "encoder/LSTMCell_0": of an
+        RNN, a Bidirectional or a cell by itself; `Directions` of two paths where two
+        cells are the directions of one layer. By default the tree is one such layer,
+        or an nn.Sequential of them. What stands elsewhere in the tree is not read.
+      dtype: of the parameters; by default that of the tensors.
+
+    Returns:
+      A tuple of layers, `LSTMParams`, `GRUParams` or `RNNParams` each, or `Directions`
+      of two.
+
+    Raises:
+      WeightsError: nothing that is known stands at a path, or arrays are missing, in
+        excess, or of another shape or dtype.
+    """
+    check_mapping(variables)
+    tree = variables.get("params", variables)
+    return _read(tree, find_cells(tree, layers, LINEN), LINEN, dtype)
+
+
+def from_nnx(
+    module: Any, layers: Layers | None = None, *, dtype: Any = None
+) -> StackParams:
+    """Returns the layers of nnx's LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell.
+
+    Args:
+      module: an nnx.Module; or its weights alone, as `nnx.state` or
+        `nnx.to_pure_dict` gives them.
+      layers: as in `from_linen`, such as "layers/0".
+      dtype: of the parameters; by default that of the tensors.
+
+    Returns:
+      A tuple of layers, as `from_linen` returns it.
+
+    Raises:
+      WeightsError: as in `from_linen`; or a module has other activations than the
+        cells here, or a residual.
+    """
+    if isinstance(module, Mapping):
+        return _read(module, find_cells(module, layers, NNX), NNX, dtype)
+    modules, tree = _open(module)
+    cells = find_cells(tree, layers, NNX)
+    paths = [path for layer in cells for path in directions_of(layer)]
+    faults = [fault for path in paths for fault in _find_options(modules[path], path)]
+    if faults:
+        raise WeightsError(*faults)
+    return _read(tree, cells, NNX, dtype)
+
+
+def to_linen(params: Any, layers: Layers | None = None) -> dict[str, PyTree]:
+    """Returns the layers of a stack as variables of linen's modules.
+
+    Args:
+      params: a stack as `from_linen` returns it, or a single layer.
+      layers: the path of the cell of each layer, "" where it is the whole tree;
+        `Directions` of two for two directions. By default a layer is an nn.RNN or
+        nn.Bidirectional, and several are an nn.Sequential of these.
+
+    Returns:
+      {"params": tree}, with arrays in the dtype of the parameters. Biases that a layer
+      does not have are zeros.
+
+    Raises:
+      TypeError: a layer is of a kind that Flax does not have.
+      WeightsError: the paths are not as many as the layers and directions.
+    """
+    names = {LSTMParams: "LSTMCell", GRUParams: "GRUCell", RNNParams: "SimpleCell"}
+    layouts = {kind: LINEN[name] for kind, name in names.items()}
+    return {"params": _write(params, layers, layouts, SEQUENCES[0], str)}
+
+
+def to_nnx(
+    params: Any, layers: Layers | None = None, *, optimized: bool = True
+) -> dict[Any, PyTree]:
+    """Returns the layers of a stack as `nnx.update(module, ...)` takes them.
+
+    Args:
+      params: a stack as `from_nnx` returns it, or a single layer.
+      layers: as in `to_linen`. In "layers/0/cell" the number is that of an entry of an
+        nnx.List.
+      optimized: whether an LSTM is an nnx.OptimizedLSTMCell; else it is an
+        nnx.LSTMCell.
+
+    Returns:
+      A tree of dictionaries, with arrays in the dtype of the parameters. Biases that a
+      layer does not have are zeros.
+
+    Raises:
+      TypeError: a layer is of a kind that Flax does not have.
+      WeightsError: the paths are not as many as the layers and directions; or the `b_h`
+        of a GRU is not zero, for which nnx.GRUCell has no place.
+    """
+    lstm = "OptimizedLSTMCell" if optimized else "LSTMCell"
+    names = {LSTMParams: lstm, GRUParams: "GRUCell", RNNParams: "SimpleCell"}
+    layouts = {kind: NNX[name] for kind, name in names.items()}
+    faults = [
+        f"params: layer {n} has a b_h that is not zero, for which nnx.GRUCell has no "
+        "place; linen's GRUCell has one"
+        for n, layer in enumerate(layers_of(params))
+        if any(
+            isinstance(cell, GRUParams) and np.any(np.asarray(cell.b_h))
+            for cell in directions_of(layer)
+        )
+    ]
+    if faults:
+        raise WeightsError(*faults)
+    return _write(params, layers, layouts, SEQUENCES[1], _as_key)
+
+
+def _read(tree: Tree, cells: list[Paths], layouts: Layouts, dtype: Any) -> StackParams:
+    """Returns the parameters of all cells, or raises with the faults of all."""
+    faults = []
+
+    def attempt(path: str) -> Any:
+        try:
+            return read_cell(tree, path, layouts, dtype)
+        except WeightsError as error:
+            faults.extend(error.lines)
+
+    params = tuple(
+        Directions(*map(attempt, paths))
+        if isinstance(paths, Directions)
+        else attempt(paths)
+        for paths in cells
+    )
+    if faults:
+        raise WeightsError(*faults)
+    return params
+
+
+def _write(
+    params: Any,
+    layers: Layers | None,
+    layouts: Mapping[type, Layout],
+    stem: str,
+    as_key: Callable[[str], Any],
+) -> dict[Any, PyTree]:
+    """Returns a tree in which the arrays of every cell stand where they should."""
+    stack = layers_of(params)
+    if layers is None:
+        holders = [f"{stem}{n}" for n in range(len(stack))] if stack[1:] else [""]
+        names = [DIRECTIONS if isinstance(one, Directions) else [""] for one in stack]
+        paths = [
+            [join(holder, name, "cell") for name in both]
+            for holder, both in zip(holders, names, strict=True)
+        ]
+    else:
+        paths = [directions_of(path) for path in list_paths(layers)]
+    if list(map(len, paths)) != [len(directions_of(layer)) for layer in stack]:
+        raise WeightsError(
+            f"layers: {show(repr(layers))} does not name a cell for each of the "
+            f"{len(stack)} layers, and Directions of two where a layer has two"
+        )
+    tree: dict[Any, PyTree] = {}
+    for n, (layer, both) in enumerate(zip(stack, paths, strict=True)):
+        for cell, path in zip(directions_of(layer), both, strict=True):
+            if type(cell) not in layouts:
+                raise TypeError(
+                    f"params: layer {n} is {type(cell).__name__}; Flax has cells for "
+                    f"{', '.join(kind.__name__ for kind in layouts)}"
+                )
+            for name, array in write_cell(cell, layouts[type(cell)]).items():
+                *parts, last = join(path, name).split("/")
+                node = tree
+                for part in parts:
+                    node = node.setdefault(as_key(part), {})
+                node[last] = array
+    return tree
+
+
+def _as_key(part: str) -> str | int:
+    """Returns a part of a path as the key that nnx has for it."""
+    return int(part) if part.isdecimal() else part
+
+
+def _open(module: Any) -> tuple[dict[str, Any], Tree]:
+    """Returns the modules within one of nnx by their paths, and its weights.
+
+    Raises:
+      WeightsError: it is none.
+    """
+    name = type(module).__name__
+    # Where there is a module of nnx, it has been imported.
+    nnx: Any = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(module, nnx.Module):
+        raise WeightsError(
+            f"module: {name} is neither an nnx.Module nor its weights; of linen, give "
+            "the variables to from_linen"
+        )
+    modules = {join(*path): inner for path, inner in nnx.iter_modules(module)}
+    return modules, nnx.state(module, nnx.Param)
+
+
+def _find_options(cell: Any, path: str) -> Iterator[str]:
+    """Gives a line for each option of a cell of nnx that the cells here lack."""
+    for name, has in OPTIONS.items():
+        value = getattr(cell, name, has)
+        value = getattr(value, "__name__", str(value))
+        if value != has:
+            yield (
+                f"{show(join(path, name))}: is {show(value)}, and {has} in the cell "
+                "here; give nnx.state(module) to take the weights alone"
+            )

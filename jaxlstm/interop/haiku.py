@@ -1,0 +1,212 @@
+"""Weights of Haiku's recurrent modules, as stacks of layers.
+
+An hk.LSTM keeps one hk.Linear, which reads x and h side by side:
+
+    lstm/linear    w [X + H, 4H], b [4H]    gates in the order i, g, f, o
+
+and adds 1 to its forget gate whenever it is called. Here the blocks stand in the order
+i, f, g, o, and the 1 is in the bias.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.cells.lstm import LSTMParams, LSTMState
+from jaxlstm.interop.tensors import (
+    as_leaf,
+    check_mapping,
+    check_names,
+    check_shapes,
+    convert,
+)
+from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
+from jaxlstm.layers import Directions
+from jaxlstm.model import ReadoutParams
+from jaxlstm.types import Array
+
+Names = str | Directions
+LINEAR = "/linear"
+# What is recurrent there and has no cell here, by what its modules hold.
+GRU = {"w_i", "w_h", "b"}
+VANILLA = "/input_to_hidden", "/hidden_to_hidden"
+
+
+def from_haiku(
+    params: Mapping[str, Any],
+    layers: Names | Sequence[Names] = "lstm",
+    *,
+    dtype: Any = None,
+) -> tuple[LSTMParams | Directions, ...]:
+    """Returns the layers of one hk.LSTM or of several.
+
+    hk.LSTM adds 1 to its forget gate when it is called; here that is in the bias. The
+    function is the same, but the last bit of a bias may be lost.
+
+    Args:
+      params: as `hk.transform(...).init` returns them: arrays by module.
+      layers: the name of each layer's module, such as "my_net/~/lstm", with its
+        "/linear" or without; `Directions` of two names where two modules are the
+        directions of one layer. An hk.DeepRNN of two has ["lstm", "lstm_1"]. Other
+        modules are not read.
+      dtype: of the parameters; by default that of the arrays.
+
+    Returns:
+      A tuple of layers, `LSTMParams` each, or `Directions` of two.
+
+    Raises:
+      WeightsError: a module is not there or is of another kind, or its arrays are
+        missing, in excess, or of another shape or dtype. An hk.GRU, whose reset acts
+        before the product, and an hk.VanillaRNN, which has relu, have no cell here.
+    """
+    check_mapping(params)
+    faults = []
+
+    def attempt(name: str) -> Any:
+        try:
+            return _read_lstm(params, name, dtype)
+        except WeightsError as error:
+            faults.extend(error.lines)
+
+    names = [layers] if isinstance(layers, str | Directions) else layers
+    stack = tuple(
+        Directions(*map(attempt, name))
+        if isinstance(name, Directions)
+        else attempt(name)
+        for name in names
+    )
+    if faults:
+        raise WeightsError(*faults)
+    return stack
+
+
+def state_from_haiku(state: Any) -> Any:
+    """Returns hk.LSTMState(hidden, cell), or a sequence of these, as this package does.
+
+    Args:
+      state: of an hk.LSTM, or of an hk.DeepRNN of several.
+
+    Returns:
+      `LSTMState`, or a tuple of them, one for each layer.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if hasattr(state, "hidden") and hasattr(state, "cell"):
+        return LSTMState(h=state.hidden, c=state.cell)
+    if isinstance(state, tuple | list):
+        return tuple(map(state_from_haiku, state))
+    raise ValueError(
+        f"state: is a {type(state).__name__}; give an hk.LSTMState(hidden, cell), or a "
+        "tuple of them"
+    )
+
+
+def embedding_from_haiku(
+    params: Mapping[str, Any], name: str = "embed", *, dtype: Any = None
+) -> Array:
+    """Returns the table of an hk.Embed.
+
+    Args:
+      params: arrays by module.
+      name: of the module.
+      dtype: of the table; by default that of the array.
+
+    Returns:
+      [X, E], a row for each of X symbols.
+
+    Raises:
+      WeightsError: the array is not there, is no matrix, or is not alone.
+    """
+    return as_leaf(_read(params, name, ["embeddings"], dtype)["embeddings"])
+
+
+def linear_from_haiku(
+    params: Mapping[str, Any], name: str = "linear", *, dtype: Any = None
+) -> ReadoutParams:
+    """Returns the weights of an hk.Linear.
+
+    Args:
+      params: arrays by module.
+      name: of the module.
+      dtype: of the parameters; by default that of the arrays.
+
+    Returns:
+      w [H, Y] and b [Y], zeros where Haiku has no bias.
+
+    Raises:
+      WeightsError: arrays are missing, in excess or mis-shaped.
+    """
+    arrays = _read(params, name, ["w", "b"], dtype)
+    w = arrays["w"]
+    arrays = {"b": np.zeros_like(w[0])} | arrays
+    wanted = {"b": ("[Y]", w.shape[1:])}
+    check_shapes(arrays, wanted, f"{name}/", f"Y = {w.shape[1]}")
+    return ReadoutParams(as_leaf(w), as_leaf(arrays["b"]))
+
+
+def _read_lstm(params: Mapping[str, Any], name: str, dtype: Any) -> LSTMParams:
+    name = name.removesuffix(LINEAR) + LINEAR
+    if name not in params:
+        raise _not_there(params, name.removesuffix(LINEAR))
+    arrays = _read(params, name, ["w", "b"], dtype)
+    if "b" not in arrays:
+        raise WeightsError(f"{show(name)}/b: is missing")
+    w, b = arrays["w"], arrays["b"]
+    rows, columns = w.shape
+    hidden_size, rest = divmod(columns, 4)
+    if rest or not 0 < hidden_size <= rows:
+        raise WeightsError(
+            f"{show(name)}/w: shape {w.shape} is not [X + H, 4H] of an hk.LSTM"
+        )
+    wanted = {"b": ("[4H]", (columns,))}
+    check_shapes({"b": b}, wanted, f"{name}/", f"H = {hidden_size}")
+    i, g, f, o = np.split(b, 4)
+    i_w, g_w, f_w, o_w = np.split(w, 4, axis=1)
+    reordered = np.concatenate([i_w, f_w, g_w, o_w], axis=1)
+    w_x, w_h = np.split(reordered, [rows - hidden_size])
+    b = np.concatenate([i, f + 1, g, o])
+    return LSTMParams(as_leaf(w_x), as_leaf(w_h), as_leaf(b))
+
+
+def _read(
+    params: Mapping[str, Any], name: str, wanted: list[str], dtype: Any
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of a module: a matrix, and what is optional beside it."""
+    check_mapping(params)
+    if not isinstance(params.get(name), Mapping):
+        raise WeightsError(_describe(params, name))
+    tensors, prefix = dict(params[name]), f"{name}/"
+    matrix, *optional = wanted
+    check_names(tensors, [matrix, *(n for n in optional if n in tensors)], prefix)
+    arrays = convert(tensors, prefix, dtype)
+    if arrays[matrix].ndim != 2:
+        raise WeightsError(
+            f"{show(prefix + matrix)}: shape {arrays[matrix].shape} is not that of a "
+            "matrix"
+        )
+    return arrays
+
+
+def _not_there(params: Mapping[str, Any], name: str) -> WeightsError:
+    """Returns an error that says what stands in place of an LSTM."""
+    module = params.get(name)
+    if isinstance(module, Mapping) and set(module) == GRU:
+        return WeightsError(
+            f"{show(name)}: is an hk.GRU, whose reset acts before the product with the "
+            "recurrent weights; that of the GRU here acts after it"
+        )
+    if any(name + ending in params for ending in VANILLA):
+        return WeightsError(
+            f"{show(name)}: is an hk.VanillaRNN, which has relu; the RNN here has tanh"
+        )
+    return WeightsError(_describe(params, name))
+
+
+def _describe(params: Mapping[str, Any], name: str) -> str:
+    there = ", ".join(repr(str(key)) for key in params)
+    return (
+        f"{show(repr(name))}: is not in the parameters; modules there are "
+        f"{show(there, LONGEST_REASON)}"
+    )
