@@ -44,10 +44,10 @@ COMMON = (
     *("train.batch_size=32", "train.segment_length=64", "train.updates_per_call=50"),
 )
 BASELINE = "lstm"
-# The one is the LSTM by another name, the other the plain net with an option more.
-LEFT_OUT = ("np_lstm", "leaky_rnn")
-# Its width is a multiple of the number of its heads.
-STEPS = {"multi_head_lstm": 4}
+# The LSTM by other names, and the plain net with an option more.
+LEFT_OUT = ("lstm_variant", "np_lstm", "leaky_rnn")
+# Their width is a multiple of the number of their heads.
+STEPS = {"multi_head_lstm": 4, "slstm": 4}
 TIMED = 10
 
 
@@ -135,13 +135,23 @@ class Sweep:
         }
 
     def read_speeds(self, cells: Sequence[str], rounds: int) -> dict[str, Any]:
-        """Returns what `measure` found, now or before."""
+        """Returns what `measure` found, now or before.
+
+        What comes later is timed beside the baseline too, whose first time stands.
+        """
         path = self.folder / "speeds.json"
-        if not path.is_file():
-            found = self.measure(cells, rounds)
+        known = json.loads(path.read_text())["cells"] if path.is_file() else {}
+        missing = [cell for cell in cells if cell not in known and cell != BASELINE]
+        if missing or BASELINE not in known:
+            found = self.measure([BASELINE, *missing], rounds)
+            scale = 1.0
+            if BASELINE in known:
+                scale = known[BASELINE]["seconds"] / found[BASELINE]["seconds"]
+            for cell, speed in found.items():
+                known.setdefault(cell, speed | {"seconds": scale * speed["seconds"]})
             facts = {"machine": describe_machine(), "jax": jax.__version__}
-            path.write_text(json.dumps(facts | {"cells": found}, indent=1))
-        return json.loads(path.read_text())["cells"]
+            path.write_text(json.dumps(facts | {"cells": known}, indent=1))
+        return known
 
     def read_runs(self) -> list[dict[str, Any]]:
         """Returns the runs that are over."""
