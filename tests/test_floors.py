@@ -164,7 +164,7 @@ GOOD = {
     "jaxlstm/stack.py": "from jaxlstm.rule import edge\n",
     "jaxlstm/model.py": "from jaxlstm.stack import stack\n",
     "jaxlstm/textbook.py": "import numpy as np\n",
-    "jaxlstm/flax.py": "import flax\n",
+    "jaxlstm/flax/linen.py": "import flax\n",
     "jaxlstm/interop/safetensors.py": "def load():\n    import safetensors\n",
     "jaxlstm/estimators/__init__.py": "from jaxlstm.estimators.bptt import bptt\n",
     "jaxlstm/estimators/bptt.py": "from jaxlstm.model import Model\n",
