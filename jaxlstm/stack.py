@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.cells import LSTMParams, LSTMState, ProjectedLSTMParams, make_lstm
+from jaxlstm.cells import Cell, LSTMParams, ProjectedLSTMParams, make_lstm
 from jaxlstm.cells.initializers import Initializer
 from jaxlstm.dropout import Dropout, check_dropout, drop_output
 from jaxlstm.layers import (
@@ -36,6 +36,15 @@ from jaxlstm.types import Array, Key
 LSTMLayer = LSTMParams | ProjectedLSTMParams | Directions
 
 
+# Those of the LSTM by default.
+OPTIONS = {
+    "forget_bias": 1.0,
+    "bias": True,
+    "projection_size": None,
+    "initializer": "glorot_orthogonal",
+}
+
+
 def init_lstm_stack(
     key: Key,
     input_size: int,
@@ -48,8 +57,9 @@ def init_lstm_stack(
     forget_bias: float | None = 1.0,
     initializer: str | Initializer = "glorot_orthogonal",
     connections: Connections = "none",
+    cell: Cell | None = None,
     dtype: Any = jnp.float32,
-) -> tuple[LSTMLayer, ...]:
+) -> tuple[Any, ...]:
     """Draws the weights of a stack of LSTM layers.
 
     Args:
@@ -63,15 +73,17 @@ def init_lstm_stack(
       forget_bias: as in `init_lstm`.
       initializer: as in `init_lstm`.
       connections: as in `lstm_stack`, on which the sizes of inputs depend.
+      cell: of every layer, in place of the LSTM; then the four options before
+        `connections` are its own, and not to be given here.
       dtype: of all parameters.
 
     Returns:
       The parameters of each layer, from the input up: `LSTMParams`,
-      `ProjectedLSTMParams`, or `Directions` of two of them. The inputs of a layer above
-      the first are of size D H, or D P.
+      `ProjectedLSTMParams`, those of the cell, or `Directions` of two of them. The
+      inputs of a layer above the first are of size D H, or D P.
 
     Raises:
-      ValueError: a size is not positive, or a name unknown.
+      ValueError: a size is not positive, a name unknown, or an option is the cell's.
     """
     check_choice("connections", connections, Connections)
     sizes = {
@@ -80,12 +92,17 @@ def init_lstm_stack(
         "num_layers": num_layers,
     }
     check_sizes(sizes)
-    cell = make_lstm(
-        forget_bias=forget_bias,
-        bias=bias,
-        projection_size=projection_size,
-        initializer=initializer,
-    )
+    options = {
+        "forget_bias": forget_bias,
+        "bias": bias,
+        "projection_size": projection_size,
+        "initializer": initializer,
+    }
+    if cell is None:
+        cell = make_lstm(**options)
+    elif options != OPTIONS:
+        names = [name for name in OPTIONS if options[name] != OPTIONS[name]]
+        raise OptionError(f"{', '.join(names)}: is of the LSTM; make the cell with it")
     return init_layers(
         cell,
         list(jax.random.split(key, num_layers)),
@@ -98,10 +115,11 @@ def init_lstm_stack(
 
 
 def lstm_stack(
-    params: Sequence[LSTMLayer],
+    params: Sequence[Any],
     inputs: Array,
     state: Any = None,
     *,
+    cell: Cell = LSTM,
     mask: Array | None = None,
     lengths: Array | None = None,
     resets: Array | None = None,
@@ -128,11 +146,13 @@ def lstm_stack(
       inputs: [T, ..., X], with any batch axes or none.
       state: of each layer before the first step, `LSTMState` [..., H] or `Directions`
         of two; that of a backward direction is before its own first step, the last of
-        time. Zeros by default.
+        time. By default what the cell starts from, zeros for the LSTM.
+      cell: whose parameters they are, of every layer.
       mask: [T, ...]; 0 where a step is not there. Holes are allowed.
       lengths: [...] integers; steps from there on are not there.
       resets: [T, ...]; 1 where a new sequence begins.
-      reset_state: of each layer, what a reset puts in place; zeros by default.
+      reset_state: of each layer, what a reset puts in place; by default what the cell
+        starts from.
       connections: "none", "residual" or "skip", see above.
       dropout: the rate between layers, or all of `Dropout`.
       key: [] one for all that is dropped, or [...] one for each example; None for
@@ -155,7 +175,7 @@ def lstm_stack(
       on Signal Processing 45(11), 1997; Graves and Schmidhuber, Framewise Phoneme
       Classification with Bidirectional LSTM, Neural Networks 18, 2005.
     """
-    wiring = _wiring(params, connections, dropout, compute_dtype)
+    wiring = _wiring(cell, params, connections, dropout, compute_dtype)
     inputs = jnp.asarray(inputs)
     if inputs.ndim < 2:
         raise ValueError(f"inputs: shape {inputs.shape} does not fit [T, ..., X]")
@@ -195,16 +215,17 @@ def lstm_stack(
 
 
 def lstm_stack_step(
-    params: Sequence[LSTMLayer],
-    state: Sequence[LSTMState],
+    params: Sequence[Any],
+    state: Sequence[Any],
     x: Array,
     *,
+    cell: Cell = LSTM,
     connections: Connections = "none",
     dropout: float | Dropout = 0.0,
     key: Key | None = None,
     time: int | Array = 0,
     compute_dtype: Any = None,
-) -> tuple[tuple[LSTMState, ...], Array]:
+) -> tuple[tuple[Any, ...], Array]:
     """Makes one step of a stack of LSTM layers, for inputs that come one by one.
 
     Scanning it gives what `lstm_stack` gives, noise included where the key has the
@@ -215,7 +236,8 @@ def lstm_stack_step(
       state: of each layer, left by the step before; at first that of
         `zero_stack_state`.
       x: [..., X].
-      connections: as in `lstm_stack`.
+      cell: as in `lstm_stack`, and so are `connections`.
+      connections: "none", "residual" or "skip".
       dropout: the rate between layers, or all of `Dropout`.
       key: as in `lstm_stack`.
       time: [] the number of the step.
@@ -232,7 +254,7 @@ def lstm_stack_step(
             "params: a layer reads in both directions, and what is to come is not "
             "there yet; use lstm_stack, or a stack of one direction"
         )
-    wiring = _wiring(params, connections, dropout, compute_dtype)
+    wiring = _wiring(cell, params, connections, dropout, compute_dtype)
     x = jnp.asarray(x)
     if not x.ndim:
         raise ValueError("x: a number does not fit [..., X]")
@@ -255,15 +277,20 @@ def lstm_stack_step(
 
 
 def zero_stack_state(
-    params: Sequence[LSTMLayer], batch_shape: tuple[int, ...] = ()
+    params: Sequence[Any],
+    batch_shape: tuple[int, ...] = (),
+    *,
+    cell: Cell = LSTM,
 ) -> tuple[Any, ...]:
-    """Returns states of zeros for every layer and direction of an LSTM stack.
+    """Returns states of zeros for every layer and direction of a stack.
 
     Args:
       params: of each layer; they give H and the dtype.
       batch_shape: the batch axes, none by default.
+      cell: whose parameters they are; if it does not start from zeros, what it starts
+        from.
     """
-    return Wiring(LSTM).initial_state(params, batch_shape)
+    return Wiring(cell).initial_state(params, batch_shape)
 
 
 def _check_states(
@@ -312,15 +339,18 @@ def _check_layers(wiring: Wiring, layers: Sequence[Any], size: int) -> None:
         wanted += size if wiring.connections == "skip" else 0
         directions = layer._asdict() if isinstance(layer, Directions) else {"": layer}
         for name, params in directions.items():
+            if not hasattr(params, "w_x"):
+                continue  # A cell of the user's own, which looks for itself.
             if jnp.shape(params.w_x)[:1] != (wanted,):
                 raise ValueError(
                     f"params[{n}]{'.' if name else ''}{name}.w_x: shape "
-                    f"{jnp.shape(params.w_x)} does not fit [X, 4H]; what is below "
+                    f"{jnp.shape(params.w_x)} does not fit [X, K]; what is below "
                     f"gives X = {wanted}"
                 )
 
 
 def _wiring(
+    cell: Cell,
     params: Sequence[Any],
     connections: Connections,
     dropout: float | Dropout,
@@ -334,13 +364,13 @@ def _wiring(
         )
     if not params:
         raise ValueError("params: there is no layer")
-    options = check_dropout(dropout, LSTM, len(params))
+    options = check_dropout(dropout, cell, len(params))
     if options.embedding:
         raise OptionError(
             f"dropout.embedding: {options.embedding} is of symbols, and a stack has no "
             "embedding; use input, or make_model"
         )
-    return Wiring(LSTM, connections, options, compute_dtype)
+    return Wiring(cell, connections, options, compute_dtype)
 
 
 def _keys(

@@ -111,7 +111,7 @@ def make_state(num_layers, bidirectional=False):
             SINGLE,
             {"params": 2 * (LSTMParams(np.ones((X, 4)), np.ones((1, 4)), None),)},
             ValueError,
-            "params[1].w_x: shape (3, 4) does not fit [X, 4H]; what is below",
+            "params[1].w_x: shape (3, 4) does not fit [X, K]; what is below",
         ),
         (SINGLE, {"key": 3}, TypeError, "key: 3 is none; use one of jax.random.key"),
         (

@@ -227,6 +227,11 @@ def dense(weights: GatedWeights) -> GatedWeights:
     )
 
 
+def dense_weights(gated: Gated) -> Callable[[Any], GatedWeights]:
+    """Returns what `gated.weights` gives, by `dense`."""
+    return lambda params: dense(gated.weights(params))
+
+
 def preactivations(
     weights: GatedWeights, x: Array, h: Array, compute_dtype: Any = None
 ) -> Array:

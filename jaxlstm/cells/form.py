@@ -142,7 +142,7 @@ def update(
     g = values["candidate"] if factor is None else factor * values["candidate"]
     more = {}
     if form.coupled:
-        f = 1 - i
+        f = 1 - values["input"]
     if form.exponential:
         raw = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         i, f, more["m"] = _exponential(form, raw["input"], raw["forget"], state.m)
@@ -151,11 +151,12 @@ def update(
         raw_o = z[..., -c.shape[-1] :] + peepholes["output"] * new
         o = find_activation("gate_activation", form.gate_activation)(raw_o)
     if form.gate_recurrence:
-        all_gates = {"input": i, "forget": f, "output": o}
-        more["gates"] = jnp.concatenate([all_gates[n] for n in form.gates], axis=-1)
+        gates = [gate for gate in (i, values.get("forget"), o) if gate is not None]
+        more["gates"] = jnp.concatenate(gates, axis=-1)
     seen = new
     if small.scale_c is not None:
         seen = normalise(new) * jnp.broadcast_to(small.scale_c, new.shape)
+        assert small.shift_c is not None
         seen = seen + jnp.broadcast_to(small.shift_c, new.shape)
     seen = find_activation("output_activation", form.output_activation)(seen)
     h = seen if o is None else o * seen
@@ -172,9 +173,9 @@ def normalise(x: Array) -> Array:
 def _normalise_products(form: Form, small: Small, z: Array) -> Array:
     """Returns [..., G H] from [..., 2 G H], the products by x and by h side by side."""
     scaled = []
-    for part, scale in zip(
-        jnp.split(z, 2, axis=-1), (small.scale_x, small.scale_h), strict=True
-    ):
+    scales = small.scale_x, small.scale_h
+    for part, scale in zip(jnp.split(z, 2, axis=-1), scales, strict=True):
+        assert scale is not None
         if form.layer_norm == "gates":
             blocks = part.reshape(*part.shape[:-1], len(form.blocks), -1)
             normal = normalise(blocks).reshape(part.shape)

@@ -387,6 +387,8 @@ def _multiplicative_step(
     def step(params: LSTMVariantParams, state: Any, x: Array) -> tuple[Any, Array]:
         weights = gated.weights(params)
         check_step_input(x, weights.w_x)
+        assert params.w_mx is not None
+        assert params.w_mh is not None
         m = (x @ params.w_mx) * (state.h @ params.w_mh)
         state = gated.update(weights.small, state, preactivations(weights, x, m))
         return state, state.h

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlstm.cells.base import Cell, Gated, GatedWeights, num_columns
+from jaxlstm.cells.base import Cell, Gated, GatedWeights, dense_weights, num_columns
 from jaxlstm.model import Model
 from jaxlstm.shapes import OptionError
 from jaxlstm.types import PyTree
@@ -129,7 +129,7 @@ def _reach(gated: Gated, shapes: Any) -> list[PyTree]:
         )
 
     params = draw(shapes)
-    weights = jax.eval_shape(gated.weights, params)
+    weights = jax.eval_shape(dense_weights(gated), params)
     direction, gates = draw(weights), column_gates(gated, weights)
 
     nothing = jax.tree.map(np.zeros_like, direction)
@@ -143,7 +143,7 @@ def _reach(gated: Gated, shapes: Any) -> list[PyTree]:
 
     @jax.jit
     def run(params: Any) -> list[PyTree]:
-        _, pull = jax.vjp(gated.weights, params)
+        _, pull = jax.vjp(dense_weights(gated), params)
         parts = [part(n) for n in range(len(gated.gates))]
         parts.append(nothing._replace(small=direction.small))
         return [jax.tree.map(lambda x: x != 0, pull(each)[0]) for each in parts]

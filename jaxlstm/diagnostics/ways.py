@@ -11,6 +11,7 @@ import numpy as np
 from jaxlstm.cells.base import (
     Cell,
     StepNoise,
+    dense_weights,
     num_columns,
     pad_columns,
     product,
@@ -48,7 +49,7 @@ def recurrent_gates(model: Model, params: ModelParams) -> list[str]:
     gated = model.layers.cell.gated
     if gated is None:
         return []
-    weights = jax.eval_shape(gated.weights, params.recurrent.layers[0])
+    weights = jax.eval_shape(dense_weights(gated), params.recurrent.layers[0])
     if weights.w_h is None:
         return []
     numbers = np.unique(column_gates(gated, weights).w_h)
@@ -164,7 +165,7 @@ def _cell_step(
     gated = cell.gated
     if gated is None:
         return cell.step(params, state, x)[0]
-    weights = gated.weights(params)
+    weights = dense_weights(gated)(params)
     columns = num_columns(weights)
     z = pad_columns(product(x, weights.w_x, compute_dtype), columns, "right")
     if weights.w_h is not None:

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import GatedWeights, num_columns, preactivations, update
+from jaxlstm.cells.base import (
+    GatedWeights,
+    dense_weights,
+    num_columns,
+    preactivations,
+    update,
+)
 from jaxlstm.estimators.dense import flat
 from jaxlstm.estimators.structure import find_structure, follow
 from jaxlstm.estimators.traces import LinearStep
@@ -71,7 +77,7 @@ class Pattern(NamedTuple):
 def split(model: Model, recurrent: RecurrentParams) -> tuple[list[GatedWeights], Rest]:
     """Returns the weights of all layers, and the rest."""
     gated = _gated(model)
-    weights = [gated.weights(params) for params in recurrent.layers]
+    weights = [dense_weights(gated)(params) for params in recurrent.layers]
     small = tuple(w.small for w in weights)
     return weights, Rest(small, recurrent.embedding, recurrent.initial_state)
 
@@ -90,7 +96,7 @@ def join(
     found = []
     parts = zip(recurrent.layers, weights, rest.small, strict=True)
     for params, (w_x, w_h, b), small in parts:
-        pull_back = jax.vjp(_gated(model).weights, params)[1]
+        pull_back = jax.vjp(dense_weights(_gated(model)), params)[1]
         found += pull_back(GatedWeights(w_x, w_h, b, small))
     return RecurrentParams(rest.embedding, tuple(found), rest.start)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells.base import GatedWeights
+from jaxlstm.cells.base import GatedWeights, dense_weights
 from jaxlstm.estimators.columns import FIRST, Rest, columns_of, join, spread
 from jaxlstm.estimators.traces import LinearStep, Trace, add
 from jaxlstm.estimators.units import LayerStep, Units, linearise
@@ -85,7 +85,10 @@ def layered(
         return [
             [
                 _start_block(
-                    _theta(recurrent, m, gated.weights), state, is_own(n, m), n == m
+                    _theta(recurrent, m, dense_weights(gated)),
+                    state,
+                    is_own(n, m),
+                    n == m,
                 )
                 for m in lower(n)
             ]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import num_columns, pad_columns, update
+from jaxlstm.cells.base import dense_weights, num_columns, pad_columns, update
 from jaxlstm.interface import Layers, Model
 
 # Sizes of what is drawn at the points that are looked at, for thresholds of all sizes.
@@ -68,7 +68,7 @@ def _look(layers: Layers, number: int, shapes: Any) -> LayerStructure:
         )
 
     state = jax.eval_shape(lambda p: cell.initial_state(p, ()), shapes)
-    weights = jax.eval_shape(gated.weights, shapes)
+    weights = jax.eval_shape(dense_weights(gated), shapes)
     columns = num_columns(weights)
     z = jax.ShapeDtypeStruct((columns,), jax.tree.leaves(state)[0].dtype)
 
@@ -81,7 +81,7 @@ def _look(layers: Layers, number: int, shapes: Any) -> LayerStructure:
     def look(probe: Any) -> Any:
         @jax.jit
         def at(params: Any, state: Any, z: Any) -> Any:
-            made = gated.weights(params)
+            made = dense_weights(gated)(params)
             there = [None if w is None else w != 0 for w in (made.w_x, made.w_h)]
             found = probe(advance, (made.small, state, z))
             return found, probe(cell.output, (state,)), there

@@ -19,6 +19,7 @@ from jaxlstm.cells.base import (
     Cell,
     GatedWeights,
     StepNoise,
+    dense_weights,
     num_columns,
     preactivations,
     update,
@@ -95,7 +96,7 @@ def find_units(model: Model) -> Units | None:
     state = jax.eval_shape(lambda p: model.initial_state(p, ()), params)[0]
     fields = jax.tree.leaves(state)
     size = fields[0].size
-    weights = jax.eval_shape(gated.weights, params.recurrent.layers[0])
+    weights = jax.eval_shape(dense_weights(gated), params.recurrent.layers[0])
     products = [w.shape[-1] for w in weights[:2] if w is not None]
     columns = num_columns(weights)
     if any(leaf.shape != (size,) for leaf in fields) or any(
@@ -179,7 +180,7 @@ def linearise(model: Model, units: Units, step: LinearStep) -> list[LayerStep]:
         else:
             x = layers.encode(step.recurrent.embedding, step.x, step.key, step.time)
             x = layers.drop(x, n, step.key, step.time)
-        weights, h = gated.weights(params), gated.read(state)
+        weights, h = dense_weights(gated)(params), gated.read(state)
         z = preactivations(weights, x, h, layers.compute_dtype)
         noise = layers.noise(state, n, step.key, step.time)
 
