@@ -13,6 +13,9 @@ from jaxlstm.types import Array, PyTree
 
 B, X, H, T = 2, 3, 4, 7
 
+# One for each file of cells; the variants of the LSTM have tables of their own.
+FIRST_CELLS = "lstm", "gru", "rnn", "leaky_rnn"
+
 Advance = Callable[[Any, Array, int], Any]
 
 

@@ -23,8 +23,13 @@ from jaxlstm.cells import (
     rnn_cell,
 )
 from jaxlstm.cells.base import preactivations
-from tests.helpers import B, H, X, assert_close, draw_like, jit
+from tests.helpers import FIRST_CELLS, B, H, X, assert_close, draw_like, jit
 
+ALL_CELLS = [
+    name if name in FIRST_CELLS else pytest.param(name, marks=pytest.mark.slow)
+    for name in CELLS
+]
+GATED_CELLS = [row for row in ALL_CELLS if "multiplicative_lstm" not in str(row)]
 BATCHES = [(), (B,), (B, 3)]
 WIDE = 64
 
@@ -99,7 +104,12 @@ def test_rnn_by_its_equations(x64, batch):
     assert_close(leaky_step, (RNNState(leaky), leaky))
 
 
-@pytest.mark.parametrize("name", CELLS)
+def test_only_the_multiplicative_lstm_has_no_gated_form():
+    without = [name for name, make in CELLS.items() if make().gated is None]
+    assert without == ["multiplicative_lstm"]
+
+
+@pytest.mark.parametrize("name", GATED_CELLS)
 def test_gated_form_is_the_step(x64, name):
     cell = CELLS[name]()
     gated = cell.gated
@@ -122,16 +132,19 @@ def test_gated_form_is_the_step(x64, name):
     assert_close(step[1], step[0].h)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ALL_CELLS)
 def test_initial_state_is_zeros_of_the_parameters_dtype(name):
     cell = CELLS[name]()
     params = jit(lambda: cell.init(jax.random.key(0), X, H, dtype=jnp.bfloat16))()
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     for batch in BATCHES:
-        for leaf in jax.tree.leaves(cell.initial_state(params, batch)):
-            assert leaf.shape == (*batch, H)
+        state = cell.initial_state(params, batch)
+        assert state.h.shape == (*batch, H)
+        for field, leaf in state._asdict().items():
+            assert leaf.shape == (*batch, 3 * H if field == "gates" else H)
             assert leaf.dtype == jnp.bfloat16
-            assert not np.asarray(leaf, np.float32).any()
+            expected = jnp.bfloat16(-1e30) if field == "m" else 0
+            assert (np.asarray(leaf) == expected).all()
 
 
 def test_zero_state_needs_no_batch():

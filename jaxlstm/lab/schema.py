@@ -82,7 +82,9 @@ class ModelSection(OpenSection):
     """Cell and layers; further keys are options of the cell."""
 
     cell: str = Field(
-        "lstm", description='"lstm", "gru", "rnn", "leaky_rnn" or "package.module:name"'
+        "lstm",
+        description='a name of jaxlstm.cells.CELLS, such as "lstm", "gru" or '
+        '"peephole_lstm"; or "package.module:name"',
     )
     hidden_size: PositiveInt
     num_layers: PositiveInt = 1
