@@ -28,9 +28,8 @@ from jaxlstm.types import Array
 
 Names = str | Directions
 LINEAR = "/linear"
-# What is recurrent there and has no cell here, by what its modules hold.
-GRU = {"w_i", "w_h", "b"}
-VANILLA = "/input_to_hidden", "/hidden_to_hidden"
+# What an hk.GRU holds, and the second hk.Linear of an hk.VanillaRNN.
+GRU, SECOND = {"w_i", "w_h", "b"}, "/linear_1"
 
 
 def from_haiku(
@@ -147,9 +146,10 @@ def linear_from_haiku(
 
 
 def _read_lstm(params: Mapping[str, Any], name: str, dtype: Any) -> LSTMParams:
-    name = name.removesuffix(LINEAR) + LINEAR
-    if name not in params:
-        raise _not_there(params, name.removesuffix(LINEAR))
+    core = name.removesuffix(LINEAR)
+    name = core + LINEAR
+    if name not in params or core + SECOND in params:
+        raise WeightsError(_explain(params, core))
     arrays = _read(params, name, ["w", "b"], dtype)
     if "b" not in arrays:
         raise WeightsError(f"{show(name)}/b: is missing")
@@ -176,7 +176,7 @@ def _read(
     """Returns the arrays of a module: a matrix, and what is optional beside it."""
     check_mapping(params)
     if not isinstance(params.get(name), Mapping):
-        raise WeightsError(_describe(params, name))
+        raise WeightsError(_list_modules(params, name))
     tensors, prefix = dict(params[name]), f"{name}/"
     matrix, *optional = wanted
     check_names(tensors, [matrix, *(n for n in optional if n in tensors)], prefix)
@@ -189,22 +189,23 @@ def _read(
     return arrays
 
 
-def _not_there(params: Mapping[str, Any], name: str) -> WeightsError:
-    """Returns an error that says what stands in place of an LSTM."""
+def _explain(params: Mapping[str, Any], name: str) -> str:
+    """Says what stands in place of an LSTM."""
     module = params.get(name)
-    if isinstance(module, Mapping) and set(module) == GRU:
-        return WeightsError(
-            f"{show(name)}: is an hk.GRU, whose reset acts before the product with the "
-            "recurrent weights; that of the GRU here acts after it"
+    if name + SECOND in params:
+        return f"{show(name)}: is an hk.VanillaRNN, which has relu; that here has tanh"
+    if not isinstance(module, Mapping):
+        return _list_modules(params, name)
+    if set(module) == GRU:
+        return (
+            f"{show(name)}: is an hk.GRU, whose reset acts before the recurrent "
+            "product; that of the GRU here acts after it"
         )
-    if any(name + ending in params for ending in VANILLA):
-        return WeightsError(
-            f"{show(name)}: is an hk.VanillaRNN, which has relu; the RNN here has tanh"
-        )
-    return WeightsError(_describe(params, name))
+    inside = show(", ".join(map(str, module)), LONGEST_REASON)
+    return f"{show(name)}: is not an hk.LSTM, but has {inside}"
 
 
-def _describe(params: Mapping[str, Any], name: str) -> str:
+def _list_modules(params: Mapping[str, Any], name: str) -> str:
     there = ", ".join(repr(str(key)) for key in params)
     return (
         f"{show(repr(name))}: is not in the parameters; modules there are "
