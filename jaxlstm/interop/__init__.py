@@ -38,6 +38,17 @@ from jaxlstm.interop.keras_parts import mask_from_padding as mask_from_padding
 from jaxlstm.interop.keras_parts import state_from_keras as state_from_keras
 from jaxlstm.interop.keras_parts import state_to_keras as state_to_keras
 from jaxlstm.interop.keras_save import save_keras as save_keras
+from jaxlstm.interop.onnx import from_onnx as from_onnx
+from jaxlstm.interop.onnx import to_onnx as to_onnx
+from jaxlstm.interop.onnx_layer import OnnxLayer as OnnxLayer
+from jaxlstm.interop.onnx_layer import layer_from_onnx as layer_from_onnx
+from jaxlstm.interop.onnx_model import model_from_onnx as model_from_onnx
+from jaxlstm.interop.onnx_read import OnnxModel as OnnxModel
+from jaxlstm.interop.onnx_read import load_onnx as load_onnx
+from jaxlstm.interop.onnx_states import state_from_onnx as state_from_onnx
+from jaxlstm.interop.onnx_states import state_to_onnx as state_to_onnx
+from jaxlstm.interop.onnx_write import model_to_onnx as model_to_onnx
+from jaxlstm.interop.onnx_write import save_onnx as save_onnx
 from jaxlstm.interop.safetensors import load_safetensors as load_safetensors
 from jaxlstm.interop.safetensors import read_metadata as read_metadata
 from jaxlstm.interop.safetensors import read_safetensors as read_safetensors

@@ -1,0 +1,260 @@
+"""The graph of an ONNX file: its nodes, its constants, and what feeds what.
+
+Nothing in a file is executed, nothing beside it is opened, and what is made of its
+tensors is no larger than they are.
+"""
+
+import importlib
+import os
+import stat
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.interop.onnx_folds import FOLDS
+from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
+
+FilePath = str | os.PathLike[str]
+
+# What a protocol buffer can have, and how far back a tensor is followed.
+LARGEST_FILE, MOST_STEPS = 2**31 - 1, 100
+# How many times its size all tensors may have that follow from those of a file.
+MOST_FOLDS = 16
+DOMAINS = "", "ai.onnx"
+# What has the numbers of its first input, moved, repeated or left out.
+PASSING = {
+    "Cast",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "OneHot",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+MIXING = {"Add", "Concat", "Sum"}
+RECURRENT, OUTPUTS = {"LSTM", "GRU", "RNN"}, ("Y", "Y_h", "Y_c")
+
+
+def import_onnx() -> Any:
+    """Returns the package onnx, with its helpers.
+
+    Raises:
+      ModuleNotFoundError: it is not installed.
+    """
+    try:
+        library = importlib.import_module("onnx")
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise ModuleNotFoundError(
+            "ONNX files need the package onnx: pip install onnx", name="onnx"
+        ) from None
+    for part in ("checker", "helper", "defs", "numpy_helper"):
+        importlib.import_module(f"onnx.{part}")
+    return library
+
+
+class Graph:
+    """The graph of a model file.
+
+    Attributes:
+      nodes: in the order of the file, which is one in which they can run.
+      inputs: names of what it is given when it runs.
+      names: of the nodes; by the name of its first output where a node has none of its
+        own.
+    """
+
+    def __init__(self, path: FilePath):
+        """Reads a file.
+
+        Raises:
+          ModuleNotFoundError: the package onnx is not installed.
+          OSError: the file cannot be read.
+          WeightsError: it is no ONNX model.
+        """
+        self._onnx = import_onnx()
+        graph = _parse(self._onnx, path).graph
+        self.nodes = list(graph.node)
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = [i.name for i in graph.input if i.name not in self._initializers]
+        self._producers = {name: node for node in self.nodes for name in node.output}
+        self._constants: dict[str, np.ndarray | None] = {}
+        self._room = MOST_FOLDS * graph.ByteSize()
+        count: dict[str, int] = {}
+        for node in self.nodes:
+            count[node.name] = count.get(node.name, 0) + 1
+        self.names = {
+            node.output[0]: node.name
+            if node.name and count[node.name] == 1
+            else node.output[0]
+            for node in self.nodes
+            if node.output
+        }
+
+    def name(self, node: Any) -> str:
+        """Returns the name of a node."""
+        return self.names[node.output[0]]
+
+    def attributes(self, node: Any) -> dict[str, Any]:
+        """Returns the attributes of a node as numbers, text, and lists of these.
+
+        Raises:
+          WeightsError: one is damaged.
+        """
+        found = {}
+        for attribute in node.attribute:
+            try:
+                value = self._onnx.helper.get_attribute_value(attribute)
+                found[attribute.name] = _decode(value)
+            except (ValueError, TypeError) as error:
+                reason = show(str(error), LONGEST_REASON)
+                where = show(f"{self.name(node)}.{attribute.name}")
+                raise WeightsError(f"{where}: is no attribute: {reason}") from None
+        return found
+
+    def consumers(self, name: str) -> list[Any]:
+        """Returns the nodes that read a tensor."""
+        return [node for node in self.nodes if name in node.input]
+
+    def constant(self, name: str, steps: int = MOST_STEPS) -> np.ndarray | None:
+        """Returns a tensor that the file has or that follows from such; or None.
+
+        Raises:
+          WeightsError: it is damaged, or its numbers are in another file.
+        """
+        if name not in self._constants:
+            self._constants[name] = None  # Of itself a tensor cannot follow.
+            self._constants[name] = self._find_constant(name, steps)
+        return self._constants[name]
+
+    def sources(self, name: str) -> frozenset[str]:
+        """Returns the names of the nodes, or inputs, that a tensor comes from.
+
+        Those that only move numbers, add or join them are passed. A second output of
+        a node has its number, or what ONNX calls it, behind the name: `lstm.Y_h`.
+        """
+        found, waiting, seen = set(), [name], {name}
+        while waiting:
+            name = waiting.pop()
+            node = self._producers.get(name)
+            if node is None:
+                found.add(name)
+                continue
+            passing = node.op_type in PASSING and node.domain in DOMAINS
+            if passing and self.constant(node.input[0]) is None:
+                parts = list(node.input[:1])
+            elif node.op_type in MIXING and node.domain in DOMAINS:
+                parts = [part for part in node.input if self.constant(part) is None]
+            else:
+                found.add(self.name(node) + _name_output(node, name))
+                continue
+            waiting += [part for part in parts if part not in seen]
+            seen.update(parts)
+        return frozenset(found)
+
+    def spread(self, name: str) -> np.ndarray | None:
+        """Returns the constant that a tensor repeats, a single zero too; or None."""
+        for _ in range(MOST_STEPS):
+            array, node = self.constant(name), self._producers.get(name)
+            if array is not None or node is None:
+                return array
+            if node.op_type == "ConstantOfShape":
+                value = self.attributes(node).get("value")
+                filled = np.zeros(1) if value is None else self._read(value, "value")
+                return None if filled.any() else np.zeros(())
+            if node.op_type not in PASSING:
+                return None
+            name = node.input[0]
+        return None
+
+    def _find_constant(self, name: str, steps: int) -> np.ndarray | None:
+        if name in self._initializers:
+            return self._read(self._initializers[name], name)
+        node = self._producers.get(name)
+        if node is None or not steps or node.domain not in DOMAINS:
+            return None
+        if node.op_type == "Constant":
+            given = self.attributes(node)
+            value = given.get("value")
+            if value is not None:
+                return self._read(value, name)
+            numbers = [
+                v for k, v in given.items() if k.startswith(("value_f", "value_i"))
+            ]
+            return np.array(numbers[0]) if numbers else None
+        if node.op_type not in FOLDS:
+            return None
+        parts = []
+        for tensor in node.input:
+            part = self.constant(tensor, steps - 1)
+            if part is None:
+                return None
+            parts.append(part)
+        self._room -= sum(part.nbytes for part in parts)
+        if self._room < 0:
+            raise WeightsError(
+                f"{show(self.name(node))}: constants would take more than "
+                f"{MOST_FOLDS} times the size of the file"
+            )
+        try:
+            return FOLDS[node.op_type](self.attributes(node), *parts)
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            reason = show(str(error), LONGEST_REASON)
+            raise WeightsError(
+                f"{show(self.name(node))}: {node.op_type} cannot be done: {reason}"
+            ) from None
+
+    def _read(self, tensor: Any, name: str) -> np.ndarray:
+        if tensor.data_location == tensor.EXTERNAL:
+            raise WeightsError(
+                f"{show(name)}: has its numbers in another file, which is not opened; "
+                "onnx.save(onnx.load(file), other_file) writes all to one"
+            )
+        try:
+            return np.array(self._onnx.numpy_helper.to_array(tensor))
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            reason = show(str(error), LONGEST_REASON)
+            raise WeightsError(f"{show(name)}: is no tensor: {reason}") from None
+
+
+def _name_output(node: Any, name: str) -> str:
+    """Returns what stands behind the name of a node for an output but the first."""
+    place = list(node.output).index(name)
+    if not place:
+        return ""
+    known = node.op_type in RECURRENT and place < len(OUTPUTS)
+    return f".{OUTPUTS[place] if known else place}"
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return [_decode(part) for part in value] if isinstance(value, list) else value
+
+
+def _parse(library: Any, path: FilePath) -> Any:
+    """Returns what is in a file."""
+    errors = importlib.import_module("google.protobuf.message")
+    # What is no file may have no end, or wait for a writer.
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise WeightsError(f"{path}: is no file")
+    if status.st_size > LARGEST_FILE:
+        raise WeightsError(
+            f"{path}: has {status.st_size} bytes; ONNX has 2 GiB at most"
+        )
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        model = library.load_model_from_string(data)
+    except errors.DecodeError as error:
+        reason = show(str(error), LONGEST_REASON)
+        raise WeightsError(f"{path}: is no ONNX model: {reason}") from None
+    if not model.graph.node:
+        raise WeightsError(f"{path}: is no ONNX model: it has no nodes")
+    return model
