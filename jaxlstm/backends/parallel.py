@@ -59,23 +59,19 @@ def parallel(
     first = length - 1 if static.reverse else 0
     is_first = jnp.arange(length) == first
 
-    # Made again in the backward pass: otherwise each elementwise factor is stored.
-    @jax.checkpoint
-    def coefficients(small: PyTree, z: Array) -> tuple[PyTree, PyTree]:
+    def coefficients(weights: GatedWeights, inputs: Array) -> tuple[PyTree, PyTree]:
+        z = _preactivations(weights, inputs, static.compute_dtype)
+
         def advance(state: PyTree) -> PyTree:
-            return update(static.gated, small, state, z, controls.noise)
+            return update(static.gated, weights.small, state, z, controls.noise)
 
         zeros = jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), state)
         ones = jax.tree.map(jnp.ones_like, zeros)
         return jax.jvp(advance, (zeros,), (ones,))
 
-    def of_inputs(weights: GatedWeights, inputs: Array) -> tuple[PyTree, PyTree]:
-        z = _preactivations(weights, inputs, static.compute_dtype)
-        return coefficients(weights.small, z)
-
     if not static.keep_z:
-        of_inputs = jax.checkpoint(of_inputs)
-    offsets, factors = of_inputs(weights, inputs)
+        coefficients = jax.checkpoint(coefficients)
+    offsets, factors = coefficients(weights, inputs)
 
     def solve(b: Array, a: Array, start: Array, reset_to: Array) -> Array:
         mask, resets, edges = (
@@ -109,10 +105,12 @@ def check_parallel(
     edges: Edges | Hooks | None = None,
 ) -> None:
     """Raises OptionError where the engine "parallel" does not take a cell or option."""
+    if cell.gated is None or not cell.gated.linear:
+        raise OptionError(
+            'engine: "parallel" is for cells that are linear recurrences, such as '
+            '"min_lstm", and this one is none; use engine="scan"'
+        )
     refused = {
-        "engine: the cell is no linear recurrence (`Gated.linear`)": (
-            cell.gated is None or not cell.gated.linear
-        ),
         f'derivative: is "{derivative}"': derivative != "rule",
         "edges: are hooks": isinstance(edges, Hooks),
     }
