@@ -1,0 +1,40 @@
+"""The code of docs/equinox.md runs, and leaves what it says."""
+
+import sys
+import types
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from tests.test_docs import ROOT, find_blocks
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """Returns what the page's names stand for at its end."""
+    module = types.ModuleType("equinox_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = ROOT / "docs/equinox.md"
+    blocks = [block for block in find_blocks(path) if block.language == "py"]
+    assert len(blocks) == 5
+    for block in blocks:
+        source = "\n" * (block.line - 1) + block.code
+        exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+def test_the_page(page):
+    there = page.interop.to_equinox(page.params)
+    assert set(there) == {"weight_ih", "weight_hh", "bias"}
+    for name, array in there.items():
+        np.testing.assert_array_equal(getattr(page.cell, name), array)
+    # The model is a tree like any other of Equinox, and lengths are heeded.
+    assert len(jax.tree.leaves(eqx.filter(page.model, eqx.is_array))) == 5
+    padded = page.x[0].at[4:].set(np.nan)
+    short, whole = page.model(padded, 4), page.model(page.x[0], 10)
+    np.testing.assert_allclose(short, page.model(page.x[0, :4], 4), rtol=1e-5)
+    assert not np.allclose(short, whole)
