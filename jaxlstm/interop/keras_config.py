@@ -107,8 +107,7 @@ def read_keras_layer(layer: Options, arrays: ReadArrays) -> KerasLayer:
     if kind == "TimeDistributed":
         inner = layer.inner("layer")
         if inner.kind == "Dense":
-            dense = _read_dense(inner, layer.name, lambda n: arrays(["layer/vars"], n))
-            return dense._replace(keeps_mask=False)
+            return _read_dense(inner, layer.name, lambda n: arrays(["layer/vars"], n))
     if kind == "Bidirectional":
         return _read_both(layer, arrays)
     if kind in RECURRENT:

@@ -82,13 +82,11 @@ class KerasDense(NamedTuple):
       name: of the layer.
       params: w [H, Y] and b [Y]; None of an Activation.
       activation: a name of `jaxlstm.cells.activations.ACTIVATIONS`, or a function.
-      keeps_mask: whether the layers above see the mask.
     """
 
     name: str
     params: ReadoutParams | None
     activation: Activation
-    keeps_mask: bool = True
 
 
 class KerasIdle(NamedTuple):
@@ -198,7 +196,6 @@ def run_keras(
                 x = keep(mask, x, jnp.zeros_like(x))
             case KerasDense():
                 x = _run_dense(layer, x)
-                mask = mask if layer.keeps_mask else None
             case KerasIdle():
                 pass
     return tuple(lasts), x
