@@ -209,10 +209,26 @@ class Checks:
             new,
             self.bound,
         )
+        if gated.linear:
+            yield self._linear()
         other = jax.tree.map(lambda leaf: self._like(leaf).astype(leaf.dtype), state)
         mixed = jax.tree.map(lambda a, b: 2 * a - 3 * b, state, other)
         expected = 2 * gated.read(state) - 3 * gated.read(other)
         yield judge("read is linear", gated.read(mixed), expected, self.bound)
+
+    def _linear(self) -> Row:
+        """Checks a cell that says it is a linear recurrence, run as one."""
+
+        @compiled
+        def run(params: PyTree, state: Any) -> Any:
+            return [
+                unroll(self.cell, params, self.inputs, state, engine=name)[1]
+                for name in ("parallel", "scan")
+            ]
+
+        states, expected = run(self.params, self.state)
+        identity = "linear: parallel in time it makes the steps"
+        return judge(identity, states, expected, self.bound)
 
     def sequence(self) -> Iterator[Row]:
         """Checks a sequence with masks and resets against a loop."""

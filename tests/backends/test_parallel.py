@@ -13,6 +13,7 @@ from jaxlstm.backends.diagonal import Terms, diagonal_scan
 from jaxlstm.backends.parallel import parallel
 from jaxlstm.cells import CELLS, Cell, MinLSTMParams, make_lstm, make_min_lstm
 from jaxlstm.cells.base import StepNoise
+from jaxlstm.checks import check_cell
 from jaxlstm.dropout import Dropout
 from jaxlstm.edges import Edges, Hooks
 from jaxlstm.estimators import bptt, h_detach
@@ -24,7 +25,7 @@ from tests.estimators import problems
 from tests.estimators.devices import estimate_on
 from tests.helpers import B, H, T, X, assert_close, draw_like, jit, make_problem
 from tests.lab import tiny
-from tests.toy_cells import ToyState, make_toy
+from tests.toy_cells import TOY_CELLS, ToyState, make_toy
 
 ENGINES = "parallel", "scan"
 
@@ -37,10 +38,13 @@ def _mixed(small: Any, state: ToyState, z: Any) -> ToyState:
     return ToyState(h=h, c=jnp.tanh(q) * state.c + a * b)
 
 
-def _make_linear(update: Any, **options: Any) -> Cell:
-    cell = make_toy(update, k_h=0, **options)
+def _say_linear(cell: Cell) -> Cell:
     assert cell.gated is not None
     return cell._replace(gated=cell.gated._replace(linear=True))
+
+
+def _make_linear(update: Any, **options: Any) -> Cell:
+    return _say_linear(make_toy(update, k_h=0, **options))
 
 
 CELLS_BY_NAME = {
@@ -424,6 +428,18 @@ def test_what_it_cannot_do_is_refused(cell, options, message):
         return
     with pytest.raises(OptionError, match=message):
         make_model(cell, input_size=X, output_size=1, hidden_size=H, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "linear"), [("mixed", True), ("toy", False)])
+def test_check_of_a_cell_tells_whether_it_is_linear(name, linear):
+    cells = {
+        "mixed": CELLS_BY_NAME["mixed"],
+        "toy": _say_linear(TOY_CELLS["without_recurrence"]),
+    }
+    report = check_cell(cells[name], finite_differences=False)
+    failed = [row.identity for row in report.rows if row.passed is False]
+    assert failed == ([] if linear else ["linear: parallel in time it makes the steps"])
 
 
 def test_cells_that_say_they_are_linear_have_no_recurrent_weights():
