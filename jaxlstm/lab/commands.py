@@ -31,6 +31,7 @@ from jaxlstm.lab.screen import console, stop
 from jaxlstm.lab.signals import Interrupted, StopRequest
 from jaxlstm.lab.start import choose_folder, claim_folder, create_run
 from jaxlstm.lab.text_commands import predict, sample
+from jaxlstm.lab.weights.command import export, import_
 from jaxlstm.model import count_parameters
 
 app = App(
@@ -39,8 +40,9 @@ app = App(
     help="Trains recurrent nets from config files.",
     help_format="plaintext",
 )
-for command in compare, sample, predict:
+for command in compare, sample, predict, export:
     app.command(command)
+app.command(import_, name="import")
 
 
 @app.command

@@ -67,9 +67,9 @@ def _not_taken(token: str) -> str:
     if "=" not in token:
         return f"{token}: is not taken here; leave it out, or see --help"
     return (
-        f"{token}: only run, compare and show take values; leave it out. A run that "
-        "goes on takes them from its config.toml, and from there what --allow-change "
-        "names"
+        f"{token}: only run, compare, import and show take values; leave it out. A "
+        "run that goes on takes them from its config.toml, and from there what "
+        "--allow-change names"
     )
 
 

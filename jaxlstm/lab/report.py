@@ -64,6 +64,7 @@ def write_readme(run: Run, results: Results, pictures: Sequence[Path]) -> None:
         f"{sections.estimator.name}, {sections.optimizer.name}, "
         f"{facts['updates']:,} updates, seed {sections.seed}.",
         "",
+        *_origin(facts),
         *_data_table(facts["data"]),
         f"Of the parameters after update {run.update:,}{_why(run)}:",
         "",
@@ -98,6 +99,14 @@ def _why(run: Run) -> str:
     if run.update == run.facts["updates"]:
         return ""
     return ", where the validation loss was lowest"
+
+
+def _origin(facts: dict[str, Any]) -> list[str]:
+    origin = facts.get("imported")
+    if origin is None:
+        return []
+    told = f"`{origin['file']}` ({origin['format']}, SHA-256 {origin['sha256']})"
+    return [f"It began with the weights of {told}.", ""]
 
 
 def _data_table(data: dict[str, Any]) -> list[str]:

@@ -123,14 +123,56 @@ class Session:
         # None is left where the file was lost after the last update.
         return {"last train": figures(lines[-1]), **results} if lines else results
 
-    def finish(self, results: Results, seconds: float) -> None:
-        """Draws pictures, writes samples and README, notes that the run is finished."""
+    def begin_with(self, params: PyTree) -> Results:
+        """Saves parameters as those before the first update, and measures them.
+
+        Args:
+          params: of the model, on one device.
+
+        Returns:
+          The metrics of each split.
+
+        Raises:
+          Interrupted: a signal came.
+          UserError: a loss is not finite, or something cannot be saved.
+        """
+        run, sections = self.run, self.run.config.sections
+        key, batch_size = jax.random.key(sections.seed), sections.train.batch_size
+        try:
+            state = run.experiment.trainer.init(key, batch_size, params)
+            self._writers = [JsonLines(run.path / METRICS)]
+            run.note(updates=0)
+            if self._every["eval"] and "validation" in run.task.splits:
+                # What is best is counted from here on.
+                values = self._measure("validation", state.params, 0)
+                averages = find_average(state.optimizer) is not None
+                line = values | ({"averaging": False} if averages else {})
+                self._write(0, "validation", line)
+                self._validations.append({"update": 0, **line})
+                self._checkpoints.save_best(state.params, 0)
+            self._save(state)
+            return self._evaluate_all(state)
+        finally:
+            for writer in self._writers:
+                writer.close()
+            self._checkpoints.close()
+
+    def finish(
+        self, results: Results, seconds: float, status: str = "finished"
+    ) -> None:
+        """Draws pictures, writes samples and README, and notes what became of the run.
+
+        Args:
+          results: the metrics by split.
+          seconds: spent in all sessions.
+          status: what became of it.
+        """
         files = draw_run(self.run)
         self.run.note(seconds=seconds)
         if self.run.writes_text:
             write_samples(self.run, self.run.path / SAMPLES)
         write_readme(self.run, results, files)
-        self.run.note(status="finished")
+        self.run.note(status=status)
 
     def _restore(self) -> TrainState:
         """Returns the state to go on from, and takes back what was written since."""
@@ -140,6 +182,11 @@ class Session:
             state, notes = checkpoints.restore(state, put_aside=True)
             self._window, self._guard.skipped = notes["window"], notes["skipped"]
             written = notes["written"]
+        elif "imported" in self.run.facts:
+            raise UserError(
+                f"{checkpoints.folder}: holds no checkpoint, and the run began with "
+                f"weights of {self.run.facts['imported']['file']}; import them again"
+            )
         else:
             self._say(f"{checkpoints.folder}: holds no checkpoint; the run begins anew")
         done = int(state.num_updates)

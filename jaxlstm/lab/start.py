@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxlstm.lab.config import Config, import_path
 from jaxlstm.lab.errors import UserError
@@ -124,12 +125,13 @@ def _check_path(folder: Path) -> None:
         )
 
 
-def create_run(folder: Path, experiment: Experiment) -> Run:
+def create_run(folder: Path, experiment: Experiment, **noted: Any) -> Run:
     """Writes what a new run begins with into its folder; run.json makes it a run.
 
     Args:
       folder: is claimed.
       experiment: what is run.
+      **noted: further facts for run.json.
 
     Raises:
       UserError: another run was quicker, or it cannot be written; then nothing of it
@@ -151,6 +153,7 @@ def create_run(folder: Path, experiment: Experiment) -> Run:
         "labels": None if labels is None else list(labels),
         **software(config),
         **hardware(experiment.trainer.mesh),
+        **noted,
     }
     vocabulary = config.task.vocabulary()
     try:

@@ -280,7 +280,7 @@ def test_comparison_is_no_run(command, tmp_path):
             f"{out / 'reference'}"
         ]
     (fault,) = command("resume", out, "seed=3").faults
-    assert fault.startswith("seed=3: only run, compare and show take values; ")
+    assert fault.startswith("seed=3: only run, compare, import and show take values; ")
     (fault,) = command("resume", out, "more").faults
     assert fault == "more: is not taken here; leave it out, or see --help"
     (fault,) = command("show", out).faults

@@ -1,0 +1,1 @@
+"""Weights of runs, out to files and out of files into runs."""

@@ -1,0 +1,161 @@
+"""Models that other frameworks have layers for: which of ours are such."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlstm.cells import (
+    Cell,
+    GRUParams,
+    LSTMParams,
+    ProjectedLSTMParams,
+    RNNParams,
+    make_gru,
+    make_lstm,
+    make_rnn,
+)
+from jaxlstm.lab.config import Config
+from jaxlstm.lab.errors import UserError
+from jaxlstm.layers import Directions
+from jaxlstm.model import ModelParams, RecurrentParams
+
+# By the name that their layers have elsewhere.
+PLAIN: dict[str, tuple[Cell, tuple[type, ...]]] = {
+    "lstm": (make_lstm(), (LSTMParams, ProjectedLSTMParams)),
+    "gru": (make_gru(), (GRUParams,)),
+    "rnn": (make_rnn(), (RNNParams,)),
+}
+TOLERANCE = 1e-4
+
+
+class Layout(NamedTuple):
+    """What a model of plain layers is made of.
+
+    Attributes:
+      kind: "lstm", "gru" or "rnn".
+      symbols: the number of symbols, or None where inputs are vectors.
+      embedding_size: or None without an embedding.
+      input_size: of the first layer.
+      hidden_size: of every layer.
+      projection_size: of the output of a projected LSTM, or 0.
+      num_layers: L.
+      bidirectional: whether each reads in both directions.
+      bias: whether its layers have biases.
+      output_size: of the readout; None without one.
+      dtype: of the parameters.
+    """
+
+    kind: str
+    symbols: int | None
+    embedding_size: int | None
+    input_size: int
+    hidden_size: int
+    projection_size: int
+    num_layers: int
+    bidirectional: bool
+    bias: bool
+    output_size: int | None
+    dtype: str
+
+
+def find_layout(config: Config, shapes: Any, symbols: int | None, where: str) -> Layout:
+    """Returns what a model is made of, if its layers are plain ones.
+
+    Args:
+      config: of the model.
+      shapes: its parameters, or what has their shapes.
+      symbols: the number of symbols that it reads; None for vectors.
+      where: what asks for it, for errors.
+
+    Raises:
+      UserError: the model has what no other framework has a layer for, which is named.
+    """
+    section = config.sections.model
+    own = isinstance(shapes, ModelParams) and isinstance(
+        shapes.recurrent, RecurrentParams
+    )
+    kind = _find_kind(config, shapes) if own else None
+    reasons = {
+        f'model.cell = "{section.cell}"': kind is None,
+        f'model.connections = "{section.connections}"': section.connections != "none",
+        "model.learned_initial_state = true": section.learned_initial_state,
+    }
+    lines = [
+        f"{where}: {reason} has no form there; use --format safetensors"
+        for reason, refused in reasons.items()
+        if refused
+    ]
+    if kind is None or lines:
+        raise UserError(*lines)
+    (table, layers, _), (_, readout_bias) = shapes
+    first = first_cell(layers)
+    projected = isinstance(first, ProjectedLSTMParams)
+    return Layout(
+        kind=kind,
+        symbols=symbols,
+        embedding_size=None if table is None else table.shape[1],
+        input_size=first.w_x.shape[0],
+        hidden_size=first.w_p.shape[0] if projected else first.w_h.shape[0],
+        projection_size=first.w_p.shape[1] if projected else 0,
+        num_layers=len(layers),
+        bidirectional=section.bidirectional,
+        bias=first.b is not None,
+        output_size=None if readout_bias is None else readout_bias.shape[0],
+        dtype=first.w_x.dtype.name,
+    )
+
+
+def first_cell(layers: tuple[Any, ...]) -> Any:
+    """Returns the parameters of the first layer, of its forward direction."""
+    layer = layers[0]
+    return layer.forward if isinstance(layer, Directions) else layer
+
+
+def _find_kind(config: Config, shapes: ModelParams) -> str | None:
+    """Returns which plain cell computes what the config's does, or None.
+
+    Cells of one form of parameters may differ in what they make of them.
+    """
+    params = first_cell(shapes.recurrent.layers)
+    for kind, (plain, types) in PLAIN.items():
+        if type(params) in types:
+            return kind if are_alike(config.cell, plain, params) else None
+    return None
+
+
+def are_alike(cell: Cell, other: Cell, shapes: Any) -> bool:
+    """Returns whether two cells make the same of parameters, by steps from drawn ones.
+
+    Args:
+      cell: one of them.
+      other: whose state and parameters are drawn.
+      shapes: of the parameters.
+    """
+    random = np.random.default_rng(0)
+
+    def draw(leaf: Any) -> np.ndarray:
+        return random.normal(size=leaf.shape).astype(leaf.dtype)
+
+    params = jax.tree.map(draw, shapes)
+    states = [
+        jax.eval_shape(lambda each=each: each.initial_state(params, (2,)))
+        for each in (cell, other)
+    ]
+    if jax.tree.structure(states[0]) != jax.tree.structure(states[1]):
+        return False
+    start = jax.tree.map(draw, states[1])
+    inputs = draw(jax.ShapeDtypeStruct((2, 2, params.w_x.shape[0]), params.w_x.dtype))
+
+    def go(each: Cell) -> list[Any]:
+        state, found = start, []
+        for x in inputs:
+            state, output = each.step(params, state, x)
+            found += [*jax.tree.leaves(state), output]
+        return found
+
+    one, two = jax.jit(lambda: (go(cell), go(other)))()
+    return all(
+        a.shape == b.shape and np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
+        for a, b in zip(one, two, strict=True)
+    )
