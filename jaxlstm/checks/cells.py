@@ -220,13 +220,13 @@ class Checks:
         """Checks a cell that says it is a linear recurrence, run as one."""
 
         @compiled
-        def run(params: PyTree, state: Any) -> Any:
+        def run(params: PyTree, inputs: Array, state: Any) -> Any:
             return [
-                unroll(self.cell, params, self.inputs, state, engine=name)[1]
+                unroll(self.cell, params, inputs, state, engine=name)[1]
                 for name in ("parallel", "scan")
             ]
 
-        states, expected = run(self.params, self.state)
+        states, expected = run(self.params, self.inputs, self.state)
         identity = "linear: parallel in time it makes the steps"
         return judge(identity, states, expected, self.bound)
 
