@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxlstm.cells.base import Cell, gated_step
-from jaxlstm.cells.lstm import LSTM_GATED, LSTMParams, LSTMState, zero_state
+from jaxlstm.cells.base import Cell
+from jaxlstm.cells.lstm import LSTMParams, LSTMState, zero_state
+from jaxlstm.cells.variants import LSTMVariantParams, make_lstm_variant
 from jaxlstm.flax.scanned import describe
 from jaxlstm.sequence import LSTM, unroll
 from jaxlstm.shapes import check_lengths, check_state
@@ -160,9 +161,10 @@ def run(
         lengths = _check_lengths(lengths, inputs)
     if call.reverse:
         inputs = flip(inputs, lengths)
+    cell, cell_params = choose_cell(activations, params)
     last, states = unroll(
-        make_cell(activations),
-        params,
+        cell,
+        cell_params,
         inputs,
         state,
         compute_dtype=None if products == h.dtype else products,
@@ -187,20 +189,16 @@ def find_products_dtype(
     return found if wide else jnp.promote_types(found, jnp.float32)
 
 
-def make_cell(activations: Activations) -> Cell:
-    """Returns the LSTM with these activations."""
+def choose_cell(activations: Activations, params: LSTMParams) -> tuple[Cell, Any]:
+    """Returns the LSTM with these activations, and its parameters."""
     if activations.plain:
-        return LSTM
-    gate_fn, activation_fn = activations
-
-    def update(small: None, state: LSTMState, z: Array) -> LSTMState:
-        i, f, g, o = jnp.split(z, 4, axis=-1)
-        c = gate_fn(f) * state.c + gate_fn(i) * activation_fn(g)
-        return LSTMState(gate_fn(o) * activation_fn(c), c)
-
-    gates = tuple(gate._replace(squashed_by=None) for gate in LSTM_GATED.gates)
-    gated = LSTM_GATED._replace(update=update, gates=gates, scaled_update=None)
-    return LSTM._replace(step=gated_step(gated), gated=gated)
+        return LSTM, params
+    cell = make_lstm_variant(
+        gate_activation=activations.gate_fn,
+        candidate_activation=activations.activation_fn,
+        output_activation=activations.activation_fn,
+    )
+    return cell, LSTMVariantParams(*params)
 
 
 def flip(x: Array, lengths: Array | None) -> Array:

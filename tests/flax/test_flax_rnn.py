@@ -31,7 +31,11 @@ class Pair(NamedTuple):
 
 
 def make_linen(cell: str = "OptimizedLSTMCell", rnn: Any = None, **options: Any) -> Any:
-    options = {"param_dtype": jnp.result_type(float), **options}
+    options = {
+        "recurrent_kernel_init": ZEROS,
+        "param_dtype": jnp.result_type(float),
+        **options,
+    }
 
     def run(package: Any, weights: Any, inputs: Any, **call: Any) -> Any:
         layer = package.RNN(getattr(package, cell)(H, **options), **(rnn or {}))
