@@ -1,0 +1,83 @@
+"""Forms of an LSTM that were run to the end, and which of them fit better by chance."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlstm.interop.forms import Form
+from jaxlstm.interop.samples import Sample, run
+
+# Two forms are told apart if the error of one is so many times that of the other; if
+# they differ by the forget bias alone, if the squared error falls by so many times its
+# mean, as by chance it does one time in a million.
+FACTOR, FALL = 4.0, 25.0
+# Of the search for a forget bias: steps, half the width of a difference, the farthest.
+STEPS, WIDTH, FARTHEST, TINY = 8, 1e-4, 9.0, 1e-300
+
+
+class Candidate(NamedTuple):
+    """A form that was run to the end.
+
+    Attributes:
+      squared: the sum of its squared errors.
+      rank: its place among the simplest.
+      form: what it is.
+    """
+
+    squared: float
+    rank: int
+    form: Form
+
+    @property
+    def error(self) -> float:
+        """The error relative to the outputs."""
+        return self.form.sample.relative(self.squared)
+
+
+def refine(candidate: Candidate, starts: tuple[float, ...]) -> Candidate:
+    """Returns a form with the forget bias that fits best, in as few digits as do.
+
+    Args:
+      candidate: the form.
+      starts: from where to seek, beside its own.
+    """
+    form = candidate.form
+    sample = form.sample
+    if candidate.error <= sample.floor:
+        return candidate
+
+    def residual(bias: float) -> np.ndarray:
+        weights = form._replace(forget_bias=bias).weights()
+        return np.stack([h - output for h, output in run(sample, weights)]).ravel()
+
+    best, least = form.forget_bias, candidate.squared
+    for bias in (form.forget_bias, *starts):
+        for _ in range(STEPS):
+            here = residual(bias)
+            slope = (residual(bias + WIDTH) - residual(bias - WIDTH)) / (2 * WIDTH)
+            if here @ here < least:
+                best, least = bias, float(here @ here)
+            step = slope @ here / max(slope @ slope, TINY)
+            bias = float(np.clip(bias - step, -FARTHEST, FARTHEST))
+    for digits in range(7):
+        bias = round(best, digits) + 0.0  # Not -0.
+        squared = float((residual(bias) ** 2).sum())
+        if _is_chance(squared, least, sample):
+            best, least = bias, squared
+            break
+    return Candidate(least, candidate.rank, form._replace(forget_bias=best))
+
+
+def _is_chance(squared: float, least: float, sample: Sample) -> bool:
+    """Returns whether noise makes one squared error so much larger than the least."""
+    fall = FALL * least / sample.outputs.size
+    return squared - least <= fall or sample.relative(squared) <= sample.floor
+
+
+def is_alike(best: Candidate, other: Candidate) -> bool:
+    """Returns whether two candidates fit so equally that neither can be chosen."""
+    sample = best.form.sample
+    one, two = (c.form for c in (best, other))
+    if one.reading is two.reading and one.orders == two.orders and sample is two.sample:
+        return _is_chance(other.squared, best.squared, sample)
+    return other.error <= max(FACTOR * best.error, sample.floor)
