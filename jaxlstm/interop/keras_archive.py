@@ -228,16 +228,17 @@ def _read_arrays(path: FilePath, file: Any, size: int) -> dict[str, np.ndarray]:
     left = size
     for name, item in found.items():
         filters = item.id.get_create_plist().get_nfilters()
-        left -= item.nbytes
         if item.dtype.kind not in "fiubV":
             faults.append(f"{show(name)}: holds no numbers, but {item.dtype}")
         elif item.external or item.is_virtual:
             faults.append(f"{show(name)}: has its numbers in another file")
-        elif filters or item.id.get_storage_size() != item.nbytes or left < 0:
+        elif filters or item.id.get_storage_size() != item.nbytes or item.nbytes > left:
             faults.append(
                 f"{show(name)}: shape {item.shape} is not what the file holds of it, "
                 "or is packed, as Keras does not"
             )
+        else:
+            left -= item.nbytes
     if faults:
         raise WeightsError(*(f"{path}: {fault}" for fault in faults))
     return {name: np.asarray(item[()]) for name, item in found.items()}
