@@ -7,6 +7,7 @@ from jaxlstm.interop.equinox import linear_to_equinox as linear_to_equinox
 from jaxlstm.interop.equinox import to_equinox as to_equinox
 from jaxlstm.interop.flax import from_linen as from_linen
 from jaxlstm.interop.flax import from_nnx as from_nnx
+from jaxlstm.interop.flax import layers_from_nnx as layers_from_nnx
 from jaxlstm.interop.flax import to_linen as to_linen
 from jaxlstm.interop.flax import to_nnx as to_nnx
 from jaxlstm.interop.flax_model import embedding_from_flax as embedding_from_flax
@@ -15,10 +16,13 @@ from jaxlstm.interop.flax_model import linear_from_flax as linear_from_flax
 from jaxlstm.interop.flax_model import linear_to_flax as linear_to_flax
 from jaxlstm.interop.flax_model import state_from_flax as state_from_flax
 from jaxlstm.interop.flax_model import state_to_flax as state_to_flax
+from jaxlstm.interop.flax_options import FlaxLayers as FlaxLayers
 from jaxlstm.interop.haiku import embedding_from_haiku as embedding_from_haiku
 from jaxlstm.interop.haiku import from_haiku as from_haiku
 from jaxlstm.interop.haiku import linear_from_haiku as linear_from_haiku
 from jaxlstm.interop.haiku import state_from_haiku as state_from_haiku
+from jaxlstm.interop.identify import Identified as Identified
+from jaxlstm.interop.identify import identify as identify
 from jaxlstm.interop.keras import from_keras as from_keras
 from jaxlstm.interop.keras import to_keras as to_keras
 from jaxlstm.interop.keras_file import load_keras as load_keras

@@ -4,8 +4,7 @@ What the arrays are called there, `jaxlstm.interop.flax_cells` says. Flax itself
 needed for `from_nnx` of a module alone.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,17 @@ from jaxlstm.interop.flax_cells import (
     read_cell,
     write_cell,
 )
+from jaxlstm.interop.flax_options import (
+    FlaxLayers,
+    check_options,
+    find_cell,
+    open_module,
+)
 from jaxlstm.interop.tensors import check_mapping
 from jaxlstm.interop.torch import StackParams, directions_of, layers_of
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.types import PyTree
-
-# What the cells here have, of what a cell of Flax can be given.
-OPTIONS = {"gate_fn": "sigmoid", "activation_fn": "tanh", "residual": "False"}
 
 
 def from_linen(
@@ -88,13 +90,36 @@ def from_nnx(
     """
     if isinstance(module, Mapping):
         return _read(module, find_cells(module, layers, NNX), NNX, dtype)
-    modules, tree = _open(module)
+    modules, tree = open_module(module)
     cells = find_cells(tree, layers, NNX)
     paths = [path for layer in cells for path in directions_of(layer)]
-    faults = [fault for path in paths for fault in _find_options(modules[path], path)]
-    if faults:
-        raise WeightsError(*faults)
+    check_options({path: modules[path] for path in paths})
     return _read(tree, cells, NNX, dtype)
+
+
+def layers_from_nnx(
+    module: Any, layers: Layers | None = None, *, dtype: Any = None
+) -> FlaxLayers:
+    """Returns the layers of a module of nnx, and the cell that has its activations.
+
+    Args:
+      module: an nnx.Module.
+      layers: as in `from_nnx`.
+      dtype: of the parameters; by default that of the arrays.
+
+    Returns:
+      The cell and the layers, for `lstm_stack(params, inputs, cell=cell)`. The layers
+      are `LSTMVariantParams` where an LSTM has other activations than sigmoid and tanh.
+
+    Raises:
+      WeightsError: as in `from_nnx`; or layers have cells that differ, or a GRUCell or
+        SimpleCell has other activations or a residual.
+    """
+    modules, tree = open_module(module)
+    found = find_cells(tree, layers, NNX)
+    paths = [path for layer in found for path in directions_of(layer)]
+    params = _read(tree, found, NNX, dtype)
+    return find_cell(params, {path: modules[path] for path in paths})
 
 
 def to_linen(params: Any, layers: Layers | None = None) -> dict[str, PyTree]:
@@ -221,33 +246,3 @@ def _write(
 def _as_key(part: str) -> str | int:
     """Returns a part of a path as the key that nnx has for it."""
     return int(part) if part.isdecimal() else part
-
-
-def _open(module: Any) -> tuple[dict[str, Any], Tree]:
-    """Returns the modules within one of nnx by their paths, and its weights.
-
-    Raises:
-      WeightsError: it is none.
-    """
-    name = type(module).__name__
-    # Where there is a module of nnx, it has been imported.
-    nnx: Any = sys.modules.get("flax.nnx")
-    if nnx is None or not isinstance(module, nnx.Module):
-        raise WeightsError(
-            f"module: {name} is neither an nnx.Module nor its weights; of linen, give "
-            "the variables to from_linen"
-        )
-    modules = {join(*path): inner for path, inner in nnx.iter_modules(module)}
-    return modules, nnx.state(module, nnx.Param)
-
-
-def _find_options(cell: Any, path: str) -> Iterator[str]:
-    """Gives a line for each option of a cell of nnx that the cells here lack."""
-    for name, has in OPTIONS.items():
-        value = getattr(cell, name, has)
-        value = getattr(value, "__name__", str(value))
-        if value != has:
-            yield (
-                f"{show(join(path, name))}: is {show(value)}, and {has} in the cell "
-                "here; give nnx.state(module) to take the weights alone"
-            )

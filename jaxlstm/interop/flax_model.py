@@ -10,6 +10,7 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
+from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.flax_cells import find_node, flatten
 from jaxlstm.interop.tensors import (
     as_array,
@@ -19,13 +20,17 @@ from jaxlstm.interop.tensors import (
     check_shapes,
     convert,
 )
-from jaxlstm.interop.torch import LayerParams
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams
 from jaxlstm.types import Array
 
-STATES = {LSTMParams: LSTMState, GRUParams: GRUState, RNNParams: RNNState}
+STATES = {
+    LSTMParams: LSTMState,
+    LSTMVariantParams: LSTMState,
+    GRUParams: GRUState,
+    RNNParams: RNNState,
+}
 
 
 def embedding_from_flax(
@@ -106,7 +111,7 @@ def state_from_flax(carry: Any, params: Any) -> Any:
     Raises:
       ValueError: a part is missing or in excess, or a shape does not fit the layer.
     """
-    if not isinstance(params, Directions | LayerParams):
+    if not isinstance(params, (Directions, *STATES)):
         carries = _split("carry", carry, len(params), "one for each layer")
         pairs = enumerate(zip(carries, params, strict=True))
         return tuple(_read_layer(f"carry {n}", *pair) for n, pair in pairs)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxlstm import Directions, LSTMParams, interop, lstm_stack
 from jaxlstm.cells import CELLS, GRUParams, RNNParams
+from jaxlstm.interop import WeightsError
 from tests.helpers import assert_close, draw_like, jit
 from tests.interop.flax_nets import THERE, B, H, X, draw_arrays, make_cell, read, write
 
@@ -158,3 +159,40 @@ def test_layers_by_those_of_flax(x64, name):
         both = Directions(*(cell._replace(b_h=none) for cell in both))
         d_params = both, one._replace(b_h=none)
     assert_close(d_params, read(there, d_weights))
+
+
+def scaled_tanh(x):
+    return 1.7 * jnp.tanh(0.7 * x)
+
+
+@pytest.mark.slow
+def test_cells_with_other_activations(x64):
+    cells = [make_cell(THERE["nnx lstm"], width) for width in (X, X, 2 * H)]
+    forward, backward, above = map(nnx.RNN, cells)
+    both = nnx.Bidirectional(forward, backward)
+    for cell in cells[:2]:
+        cell.gate_fn, cell.activation_fn = jax.nn.hard_sigmoid, scaled_tanh
+    cell, params = interop.layers_from_nnx(both)
+    rng = np.random.default_rng(0)
+    x, carry = jnp.asarray(rng.normal(size=(T, B, X))), rng.normal(size=(2, 2, B, H))
+    pairs = tuple(map(tuple, carry))
+
+    definition, weights = nnx.split(both)
+
+    @jit
+    def run_both(weights, params):
+        state = interop.state_from_flax((pairs,), params)
+        last, outputs = lstm_stack(params, x, state, cell=cell)
+        there = nnx.merge(definition, weights)
+        options = {"return_carry": True, "time_major": True}
+        return (
+            there(x, initial_carry=pairs, **options),
+            (*interop.state_to_flax(last), outputs),
+        )
+
+    expected, found = run_both(weights, params)
+    assert_close(found, expected)
+    plain = interop.layers_from_nnx(above)
+    assert_close(plain.params, interop.from_nnx(above), 0)
+    with pytest.raises(WeightsError, match=r"forward_rnn/cell, .* differ in their"):
+        interop.layers_from_nnx(nnx.Sequential(both, above))

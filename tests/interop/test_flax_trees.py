@@ -107,6 +107,8 @@ def test_options_that_weights_do_not_show_are_refused():
     assert second.startswith("cell/residual: is True, and False in the cell here")
     (params,) = interop.from_nnx(nnx.state(module))
     assert isinstance(params, RNNParams)
+    with pytest.raises(WeightsError, match=r"^cell/activation_fn: is relu"):
+        interop.layers_from_nnx(module)
 
 
 def change(arrays, path, array):
