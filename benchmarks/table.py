@@ -184,7 +184,40 @@ TIME_MACHINE = _char_lm(
     tolerance=1e-5,
 )
 
+LINEAR_RECURRENCE = Benchmark(
+    name="linear_recurrence",
+    summary="a minLSTM layer; derivatives are by all weights and by the inputs",
+    unit="call",
+    sizes={
+        "long": {"T": 16384, "B": 1, "X": 64, "H": 64},
+        "short": {"T": 128, "B": 32, "X": 64, "H": 128},
+        "narrow": {"T": 1024, "B": 1, "X": 16, "H": 16},
+    },
+    quantities=("gradient", "forward"),
+    contestants=tuple(
+        Contestant(
+            name=name,
+            use="benchmarks.linear_recurrence:prepare",
+            options={"forward": forward},
+        )
+        for name, forward in (
+            ("jaxlstm, scan", "scan"),
+            ("jaxlstm, parallel", "parallel"),
+            ("associative_scan by hand", "by_hand"),
+        )
+    ),
+    baseline="jaxlstm, scan",
+    tolerance=1e-4,
+)
+
 BENCHMARKS = {
     row.name: row
-    for row in (TRAINING_STEP, SMALL_NET, SAMPLING, TINY_SHAKESPEARE, TIME_MACHINE)
+    for row in (
+        TRAINING_STEP,
+        LINEAR_RECURRENCE,
+        SMALL_NET,
+        SAMPLING,
+        TINY_SHAKESPEARE,
+        TIME_MACHINE,
+    )
 }
