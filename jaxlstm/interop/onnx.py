@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxlstm.cells.base import GatedWeights, dense
 from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
@@ -246,7 +245,7 @@ def _take_apart(params: Any, input_forget: bool) -> dict[str, np.ndarray]:
             "LSTMVariantParams, GRUParams and RNNParams"
         )
     _check_parts(params, input_forget)
-    w_h = np.asarray(dense(GatedWeights(params.w_x, params.w_h, None)).w_h)
+    w_h = _join_heads(np.asarray(params.w_h))
     hidden_size = w_h.shape[0]
     num_gates = 4 if input_forget else w_h.shape[1] // hidden_size
     order = THEIRS[num_gates]
@@ -272,6 +271,18 @@ def _take_apart(params: Any, input_forget: bool) -> dict[str, np.ndarray]:
         rows.setdefault("f", np.zeros_like(rows["i"]))
         arrays["P"] = np.concatenate([rows[gate] for gate in "iof"])
     return arrays
+
+
+def _join_heads(w_h: np.ndarray) -> np.ndarray:
+    """Returns recurrent weights as one matrix [H, G H], zero from head to head."""
+    if w_h.ndim == 2:
+        return w_h
+    num_heads, width, num_gates, _ = w_h.shape
+    shape = num_heads, width, num_gates, num_heads, width
+    matrix = np.zeros(shape, w_h.dtype)
+    for head, block in enumerate(w_h):
+        matrix[head, :, :, head] = block
+    return matrix.reshape(num_heads * width, -1)
 
 
 def _check_parts(params: OperatorParams, input_forget: bool) -> None:

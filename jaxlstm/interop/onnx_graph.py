@@ -4,6 +4,7 @@ Nothing in a file is executed, nothing beside it is opened, and what is made of 
 tensors is no larger than they are.
 """
 
+import collections
 import importlib
 import os
 import stat
@@ -65,8 +66,6 @@ class Graph:
     Attributes:
       nodes: in the order of the file, which is one in which they can run.
       inputs: names of what it is given when it runs.
-      names: of the nodes; by the name of its first output where a node has none of its
-        own.
     """
 
     def __init__(self, path: FilePath):
@@ -82,23 +81,24 @@ class Graph:
         self.nodes = list(graph.node)
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self._initializers]
-        self._producers = {name: node for node in self.nodes for name in node.output}
+        self._producers = {name: n for n in self.nodes for name in n.output if name}
+        self._consumers: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
         self._constants: dict[str, np.ndarray | None] = {}
         self._room = MOST_FOLDS * graph.ByteSize()
-        count: dict[str, int] = {}
-        for node in self.nodes:
-            count[node.name] = count.get(node.name, 0) + 1
-        self.names = {
-            node.output[0]: node.name
+        count = collections.Counter(node.name for node in self.nodes)
+        self._names = {
+            id(node): node.name
             if node.name and count[node.name] == 1
-            else node.output[0]
+            else next(filter(None, node.output), "")
             for node in self.nodes
-            if node.output
         }
 
     def name(self, node: Any) -> str:
-        """Returns the name of a node."""
-        return self.names[node.output[0]]
+        """Returns the name of a node; that of its first output if it has none."""
+        return self._names[id(node)]
 
     def attributes(self, node: Any) -> dict[str, Any]:
         """Returns the attributes of a node as numbers, text, and lists of these.
@@ -119,7 +119,7 @@ class Graph:
 
     def consumers(self, name: str) -> list[Any]:
         """Returns the nodes that read a tensor."""
-        return [node for node in self.nodes if name in node.input]
+        return self._consumers.get(name, [])
 
     def constant(self, name: str, steps: int = MOST_STEPS) -> np.ndarray | None:
         """Returns a tensor that the file has or that follows from such; or None.
@@ -132,7 +132,7 @@ class Graph:
             self._constants[name] = self._find_constant(name, steps)
         return self._constants[name]
 
-    def sources(self, name: str) -> frozenset[str]:
+    def sources(self, name: str) -> tuple[str, ...]:
         """Returns the names of the nodes, or inputs, that a tensor comes from.
 
         Those that only move numbers, add or join them are passed. A second output of
@@ -145,9 +145,10 @@ class Graph:
             if node is None:
                 found.add(name)
                 continue
+            first = next(iter(node.input), "")
             passing = node.op_type in PASSING and node.domain in DOMAINS
-            if passing and self.constant(node.input[0]) is None:
-                parts = list(node.input[:1])
+            if passing and first and self.constant(first) is None:
+                parts = [first]
             elif node.op_type in MIXING and node.domain in DOMAINS:
                 parts = [part for part in node.input if self.constant(part) is None]
             else:
@@ -155,7 +156,7 @@ class Graph:
                 continue
             waiting += [part for part in parts if part not in seen]
             seen.update(parts)
-        return frozenset(found)
+        return tuple(sorted(found))
 
     def spread(self, name: str) -> np.ndarray | None:
         """Returns the constant that a tensor repeats, a single zero too; or None."""
@@ -167,7 +168,7 @@ class Graph:
                 value = self.attributes(node).get("value")
                 filled = np.zeros(1) if value is None else self._read(value, "value")
                 return None if filled.any() else np.zeros(())
-            if node.op_type not in PASSING:
+            if node.op_type not in PASSING or not node.input:
                 return None
             name = node.input[0]
         return None

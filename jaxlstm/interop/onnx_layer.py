@@ -44,17 +44,18 @@ HELD = {
     "peepholes",
     *PLACES,
 }
-KNOWN = (
-    "direction",
-    "hidden_size",
-    "layout",
-    "input_forget",
-    "linear_before_reset",
-    "activations",
-    "activation_alpha",
-    "activation_beta",
-    "clip",
-)
+KINDS: dict[str, type] = {
+    "direction": str,
+    "hidden_size": int,
+    "layout": int,
+    "input_forget": int,
+    "linear_before_reset": int,
+    "activations": list,
+    "activation_alpha": list,
+    "activation_beta": list,
+    "clip": float,
+}
+WIDER: dict[type, Any] = {list: list | tuple, float: float | int}
 
 
 class OnnxLayer(NamedTuple):
@@ -175,11 +176,16 @@ def _has_operator(name: str) -> bool:
 
 def _check_attributes(given: dict[str, Any]) -> None:
     """Raises OptionError where an attribute is not one, or has no cell here."""
-    for name in given:
-        if name not in KNOWN:
+    for name, value in given.items():
+        if name not in KINDS:
             raise OptionError(
                 f"attributes: {show(name)} is not of LSTM, GRU or RNN; those are "
-                f"{', '.join(KNOWN)}"
+                f"{', '.join(KINDS)}"
+            )
+        kind = KINDS[name]
+        if not isinstance(value, WIDER.get(kind, kind)):
+            raise OptionError(
+                f"attributes: {name} is {type(value).__name__}, not {kind.__name__}"
             )
     if given.get("clip") is not None:
         raise OptionError(
@@ -227,9 +233,8 @@ def _find_cell(
         name = "gru" if isinstance(first, GRUParams) else "rnn"
         if activations != default:
             raise OptionError(
-                "activations: are none of ONNX's default, "
-                f"{' and '.join(DEFAULTS[type(first)])}, and the {name.upper()} here "
-                "has no others"
+                f"activations: are {', '.join(map(str, activations))}; the "
+                f"{name.upper()} here has {', '.join(map(str, default))} alone"
             )
         return (make_gru() if name == "gru" else make_rnn()), params, name, {}
     if isinstance(first, LSTMParams) and activations == default:

@@ -87,7 +87,7 @@ def _check_wiring(model: OnnxModel, connections: Connections) -> list[str]:
     for name in model.linears:
         wanted[name] = set(names if connections != "none" else names[-1:])
     for name in (*model.layers, *model.embeddings, *model.linears):
-        found = model.inputs[name]["X"]
+        found = set(model.inputs[name]["X"])
         if name in model.linears:
             found = {source.removesuffix(".Y_h") for source in found}
         fits = found <= wanted[name] if name in bottom else found == wanted[name]

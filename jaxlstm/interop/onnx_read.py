@@ -47,7 +47,7 @@ class OnnxModel(NamedTuple):
     states: dict[str, Any]
     embeddings: dict[str, Array]
     linears: dict[str, ReadoutParams]
-    inputs: dict[str, dict[str, frozenset[str]]]
+    inputs: dict[str, dict[str, tuple[str, ...]]]
     arguments: tuple[str, ...]
 
 
@@ -105,9 +105,9 @@ class _Reader:
             "MatMul": self._read_matmul,
         }
         for node in self.graph.nodes:
-            if not node.output or node.domain not in DOMAINS:
-                continue
             name = self.graph.name(node)
+            if node.domain not in DOMAINS or not name:
+                continue
             try:
                 ways.get(node.op_type, self._look_inside)(name, node)
             except WeightsError as error:
@@ -117,6 +117,11 @@ class _Reader:
                 ]
             except OptionError as error:
                 self.faults.append(f"{show(name)}: {error}")
+            except (IndexError, TypeError, ValueError) as error:
+                reason = show(str(error), LONGEST_REASON)
+                self.faults.append(
+                    f"{show(name)}: is no {show(node.op_type)} of ONNX: {reason}"
+                )
         if not self.faults and not self.model.layers:
             there = ", ".join(sorted({node.op_type for node in self.graph.nodes}))
             self.faults.append(
@@ -128,7 +133,12 @@ class _Reader:
 
     def _read_layer(self, name: str, node: Any) -> None:
         graph = self.graph
-        given = dict(zip(NAMES, node.input, strict=False))
+        names = NAMES if node.op_type == "LSTM" else NAMES[:6]
+        if len(node.input) > len(names):
+            raise WeightsError(
+                f"has {len(node.input)} inputs, and {len(names)} at most"
+            )
+        given = dict(zip(names, node.input, strict=False))
         given = {key: tensor for key, tensor in given.items() if tensor}
         check_names(given, ["X", "W", "R", *given], f"{name}.")
         weights = self._find(given, WEIGHTS, graph.constant)
@@ -208,7 +218,7 @@ class _Reader:
     def _read_gemm(self, name: str, node: Any) -> None:
         given = self.graph.attributes(node)
         w, *b = (self.graph.constant(part) for part in node.input[1:] if part)
-        if w is None or None in b or given.get("transA", 0):
+        if w is None or (b and b[0] is None) or given.get("transA", 0):
             return
         w = given.get("alpha", 1.0) * (w.T if given.get("transB", 0) else w)
         bias = given.get("beta", 1.0) * b[0] if b else None
