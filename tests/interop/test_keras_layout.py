@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import interop
-from jaxlstm.cells import LSTMParams, LSTMVariantParams, make_gru, make_lstm
+from jaxlstm.cells import GRUParams, LSTMParams, LSTMVariantParams, make_gru, make_lstm
 from jaxlstm.layers import Directions
 from tests.helpers import assert_close, jit
 
@@ -85,7 +85,7 @@ def test_lists_come_back_as_they_were(x64):
     assert_close([kernel, recurrent_kernel, bias.sum(0)], [*gru[:2], gru[2].sum(0)])
     assert_close(bias[1, 2 * H :], gru[2][1, 2 * H :])
     (narrow,) = interop.from_keras(gru, dtype="float32")
-    assert narrow.w_x.dtype == np.float32
+    assert isinstance(narrow, GRUParams) and narrow.w_x.dtype == np.float32
 
 
 W_X, W_H, b = draw_layer(4)
