@@ -6,6 +6,7 @@ from benchmarks.base import Benchmark, Contestant, Need
 
 LAB = Need("optax", "lab")
 TORCH = Need("torch", "peers")
+FLAX = Need("flax", "flax")
 
 TRAINING_STEP = Benchmark(
     name="training_step",
@@ -53,6 +54,34 @@ TRAINING_STEP = Benchmark(
         ),
     ),
     baseline="jaxlstm autodiff",
+    tolerance=1e-4,
+)
+
+
+def _flax(package: str, **targets: float) -> Contestant:
+    """Returns the modules of a package as a contestant."""
+    return Contestant(
+        name=package,
+        use="benchmarks.flax_modules:prepare",
+        options={"package": package},
+        needs=(FLAX,),
+        targets=targets,
+    )
+
+
+FLAX_MODULES = Benchmark(
+    name="flax_modules",
+    summary="RNN(OptimizedLSTMCell); derivatives are by all weights and by the inputs",
+    unit="call",
+    sizes={size: TRAINING_STEP.sizes[size] for size in ("medium", "small")},
+    quantities=("gradient", "forward"),
+    contestants=(
+        _flax("flax.linen"),
+        _flax("jaxlstm.flax.linen", gradient=1.4),
+        _flax("flax.nnx"),
+        _flax("jaxlstm.flax.nnx", gradient=1.4),
+    ),
+    baseline="flax.linen",
     tolerance=1e-4,
 )
 
@@ -215,6 +244,7 @@ BENCHMARKS = {
     for row in (
         TRAINING_STEP,
         LINEAR_RECURRENCE,
+        FLAX_MODULES,
         SMALL_NET,
         SAMPLING,
         TINY_SHAKESPEARE,

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 TINY = {
     "training_step": "T=4,B=2,X=3,H=5",
     "linear_recurrence": "T=4,B=2,X=3,H=5",
+    "flax_modules": "T=4,B=2,X=3,H=5",
     "small_net": "T=4,B=2,H=5,updates=3",
     "sampling": "N=20,X=5,H=4",
     "tiny_shakespeare": "T=4,B=2,X=6,H=5,updates=3",
