@@ -20,7 +20,9 @@ from jaxlstm.interop.flax_options import FlaxLayers as FlaxLayers
 from jaxlstm.interop.haiku import embedding_from_haiku as embedding_from_haiku
 from jaxlstm.interop.haiku import from_haiku as from_haiku
 from jaxlstm.interop.haiku import linear_from_haiku as linear_from_haiku
+from jaxlstm.interop.haiku import linear_to_haiku as linear_to_haiku
 from jaxlstm.interop.haiku import state_from_haiku as state_from_haiku
+from jaxlstm.interop.haiku import to_haiku as to_haiku
 from jaxlstm.interop.identify import Identified as Identified
 from jaxlstm.interop.identify import identify as identify
 from jaxlstm.interop.keras import from_keras as from_keras
@@ -53,6 +55,8 @@ from jaxlstm.interop.onnx_states import state_from_onnx as state_from_onnx
 from jaxlstm.interop.onnx_states import state_to_onnx as state_to_onnx
 from jaxlstm.interop.onnx_write import model_to_onnx as model_to_onnx
 from jaxlstm.interop.onnx_write import save_onnx as save_onnx
+from jaxlstm.interop.parity import ParityReport as ParityReport
+from jaxlstm.interop.parity import compare_layers as compare_layers
 from jaxlstm.interop.safetensors import load_safetensors as load_safetensors
 from jaxlstm.interop.safetensors import read_metadata as read_metadata
 from jaxlstm.interop.safetensors import read_safetensors as read_safetensors
@@ -73,4 +77,5 @@ from jaxlstm.interop.torch_states import batch_first as batch_first
 from jaxlstm.interop.torch_states import state_from_torch as state_from_torch
 from jaxlstm.interop.torch_states import state_to_torch as state_to_torch
 from jaxlstm.interop.torch_states import time_major as time_major
+from jaxlstm.interop.trace import trace_layers as trace_layers
 from jaxlstm.interop.weights import WeightsError as WeightsError

@@ -1,4 +1,4 @@
-"""Weights of Haiku's recurrent modules, as stacks of layers.
+"""Weights of Haiku's recurrent modules, as stacks of layers and back.
 
 An hk.LSTM keeps one hk.Linear, which reads x and h side by side:
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
+from jaxlstm.interop.flax_model import linear_to_flax
 from jaxlstm.interop.tensors import (
     as_leaf,
     check_mapping,
@@ -21,6 +22,7 @@ from jaxlstm.interop.tensors import (
     check_shapes,
     convert,
 )
+from jaxlstm.interop.torch import directions_of, layers_of
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams
@@ -78,6 +80,42 @@ def from_haiku(
     if faults:
         raise WeightsError(*faults)
     return stack
+
+
+def to_haiku(
+    params: Any, layers: Names | Sequence[Names] | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the layers of a stack as the parameters of hk.LSTM.
+
+    The bias of the forget gate is smaller by the 1 that hk.LSTM adds to it.
+
+    Args:
+      params: a stack as `from_haiku` returns it, or a single layer.
+      layers: the names of the modules, as in `from_haiku`; by default those that Haiku
+        gives them in turn, "lstm", "lstm_1" and so on.
+
+    Returns:
+      Arrays by module, in the dtype of the parameters.
+
+    Raises:
+      TypeError: a layer is no LSTM.
+      WeightsError: the names are not as many as the layers and directions.
+    """
+    cells = [cell for layer in layers_of(params) for cell in directions_of(layer)]
+    if layers is None:
+        names = [f"lstm_{n}" if n else "lstm" for n in range(len(cells))]
+    else:
+        listed = [layers] if isinstance(layers, str | Directions) else layers
+        names = [name for layer in listed for name in directions_of(layer)]
+    if len(names) != len(cells):
+        raise WeightsError(
+            f"layers: {show(', '.join(names))} are {len(names)}, and the layers and "
+            f"directions {len(cells)}"
+        )
+    return {
+        name.removesuffix(LINEAR) + LINEAR: _write_lstm(cell)
+        for name, cell in zip(names, cells, strict=True)
+    }
 
 
 def state_from_haiku(state: Any) -> Any:
@@ -145,6 +183,33 @@ def linear_from_haiku(
     return ReadoutParams(as_leaf(w), as_leaf(arrays["b"]))
 
 
+def linear_to_haiku(params: ReadoutParams) -> dict[str, np.ndarray]:
+    """Returns a readout as the arrays of an hk.Linear.
+
+    Raises:
+      ValueError: the readout has no weights of its own.
+    """
+    arrays = linear_to_flax(params)
+    return {"w": arrays["kernel"], "b": arrays["bias"]}
+
+
+def _write_lstm(params: Any) -> dict[str, np.ndarray]:
+    if not isinstance(params, LSTMParams):
+        raise TypeError(
+            f"params: {type(params).__name__} has no module in Haiku, as LSTMParams has"
+        )
+    w = np.concatenate([params.w_x, params.w_h])
+    b = np.zeros_like(w[0]) if params.b is None else np.asarray(params.b)
+    i, f, g, o = np.split(b, 4)
+    return {"w": _swap(w), "b": _swap(np.concatenate([i, f - 1, g, o]))}
+
+
+def _swap(array: np.ndarray) -> np.ndarray:
+    """Returns blocks i, g, f, o in the order i, f, g, o, or the other way round."""
+    first, second, third, fourth = np.split(array, 4, -1)
+    return np.concatenate([first, third, second, fourth], -1)
+
+
 def _read_lstm(params: Mapping[str, Any], name: str, dtype: Any) -> LSTMParams:
     core = name.removesuffix(LINEAR)
     name = core + LINEAR
@@ -162,10 +227,8 @@ def _read_lstm(params: Mapping[str, Any], name: str, dtype: Any) -> LSTMParams:
         )
     wanted = {"b": ("[4H]", (columns,))}
     check_shapes({"b": b}, wanted, f"{name}/", f"H = {hidden_size}")
-    i, g, f, o = np.split(b, 4)
-    i_w, g_w, f_w, o_w = np.split(w, 4, axis=1)
-    reordered = np.concatenate([i_w, f_w, g_w, o_w], axis=1)
-    w_x, w_h = np.split(reordered, [rows - hidden_size])
+    i, f, g, o = np.split(_swap(b), 4)
+    w_x, w_h = np.split(_swap(w), [rows - hidden_size])
     b = np.concatenate([i, f + 1, g, o])
     return LSTMParams(as_leaf(w_x), as_leaf(w_h), as_leaf(b))
 

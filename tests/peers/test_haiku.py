@@ -108,6 +108,27 @@ def test_names_of_modules(x64):
         interop.linear_from_haiku(weights)
 
 
+def test_both_ways(x64):
+    _, weights, _, _ = make_tagger()
+    table, layers, readout = read(weights)
+    there = interop.to_haiku(layers, LAYERS)
+    there["tagger/~/embed"] = {"embeddings": np.asarray(table)}
+    there["tagger/~/linear"] = interop.linear_to_haiku(readout)
+    # Adding 1 to a bias and taking it away again loses its last bits.
+    assert_close(there, weights)
+    assert list(interop.to_haiku((Directions(*layers), layers[0]))) == [
+        "lstm/linear",
+        "lstm_1/linear",
+        "lstm_2/linear",
+    ]
+    plain = interop.to_haiku(layers[0]._replace(b=None))["lstm/linear"]
+    assert_close(plain["b"], np.repeat([0.0, 0.0, -1.0, 0.0], H), 0)
+    with pytest.raises(WeightsError, match=r"^layers: a, b are 2, and the layers and"):
+        interop.to_haiku(layers[0], ["a", "b"])
+    with pytest.raises(TypeError, match=r"^params: ReadoutParams has no module in Hai"):
+        interop.to_haiku([readout])
+
+
 @pytest.mark.parametrize("core", [hk.GRU, hk.VanillaRNN])
 def test_cores_that_have_no_cell_here(core):
     def run(x):
