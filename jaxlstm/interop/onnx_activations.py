@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     Attributes:
       name: there.
       numbers: which of "alpha" and "beta" it takes.
-      defaults: of these; empty where ONNX has none.
+      defaults: of these; empty where ONNX has none, or not one alone.
       find: returns the activation here, given the numbers.
     """
 
@@ -79,7 +79,8 @@ KINDS = {
         Kind("ScaledTanh", ("alpha", "beta"), (), _scaled_tanh),
         Kind("HardSigmoid", ("alpha", "beta"), (0.2, 0.5), _hard_sigmoid),
         Kind("LeakyRelu", ("alpha",), (0.01,), _leaky_relu),
-        Kind("ThresholdedRelu", ("alpha",), (1.0,), _thresholded_relu),
+        # The operator's default is 1, and onnxruntime takes 0 in an LSTM.
+        Kind("ThresholdedRelu", ("alpha",), (), _thresholded_relu),
         Kind("Elu", ("alpha",), (1.0,), _elu),
     )
 }

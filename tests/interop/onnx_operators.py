@@ -165,9 +165,10 @@ def run_operator(operator: Operator, tensors, x, lengths, start):
     return found
 
 
-def with_numbers(names, alpha=(), beta=()):
+def with_numbers(names, alpha=None, beta=None):
     """Returns the attributes of activations."""
-    return {"activations": names, "activation_alpha": alpha, "activation_beta": beta}
+    numbers = {"activation_alpha": alpha, "activation_beta": beta}
+    return {"activations": names} | {key: n for key, n in numbers.items() if n}
 
 
 OPERATORS = {
