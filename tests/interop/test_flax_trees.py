@@ -60,8 +60,14 @@ def test_paths_at_which_nothing_stands(x64):
     ]
     with pytest.raises(WeightsError, match=r"^layers: the tree is no cell"):
         interop.from_linen(tree)
-    with pytest.raises(WeightsError, match=r"^layers: the tree is no cell"):
-        interop.from_nnx({"layers": {0: {"cell": GRU}, 1: tree["Dense_0"]}})
+    cell, dense = {"cell": draw_arrays(THERE["nnx gru"])}, tree["Dense_0"]
+    assert len(interop.from_nnx({"layers": {0: cell, 1: cell}})) == 2
+    for sequence in (
+        {"layers": {0: cell, 1: dense}},
+        {"layers": {0: cell}, "readout": dense},
+    ):
+        with pytest.raises(WeightsError, match=r"tree is no cell, .*'layers/0'$"):
+            interop.from_nnx(sequence)
     with pytest.raises(WeightsError, match=r"^path: 'Dense' is not in .*'Dense_0'"):
         interop.linear_from_flax(tree, "Dense")
 
