@@ -77,9 +77,9 @@ FLAX_MODULES = Benchmark(
     quantities=("gradient", "forward"),
     contestants=(
         _flax("flax.linen"),
-        _flax("jaxlstm.flax.linen", gradient=1.4),
+        _flax("jaxlstm.flax.linen", gradient=1.2),
         _flax("flax.nnx"),
-        _flax("jaxlstm.flax.nnx", gradient=1.4),
+        _flax("jaxlstm.flax.nnx", gradient=1.2),
     ),
     baseline="flax.linen",
     tolerance=1e-4,

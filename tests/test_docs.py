@@ -62,7 +62,7 @@ def run_document(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return checked
 
 
-SLOW = "own_cell.md", "estimators.md", "deer.md", "diagnostics.md", "rule.md"
+SLOW = "own_cell.md", "estimators.md", "deer.md", "diagnostics.md", "rule.md", "flax.md"
 
 
 @pytest.mark.parametrize(

@@ -131,11 +131,8 @@ def test_every_call_equals_flax(x64, name, batch, stride):
     """All combinations of the options; elsewhere some, in which each is on and off."""
     pair = MAKERS[name]()
     names = "lengths", "carry", "reverse", "keep_order", "time_major"
-    options = [
-        dict(zip(names, flags, strict=True))
-        for flags in itertools.product((False, True), repeat=5)
-        if flags[2] or not flags[3]
-    ][::stride]
+    every = itertools.product((False, True), repeat=len(names))
+    options = [dict(zip(names, flags, strict=True)) for flags in every][::stride]
     calls = [draw_call(batch, **chosen) for chosen in options]
 
     def run_all(run: Any) -> Any:
@@ -208,6 +205,36 @@ def test_a_length_of_zero_is_as_in_flax(x64, name):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:carry_init is provided")
+def test_first_carry_is_drawn_as_in_flax(x64):
+    """By the key of the call, or by the module's own, which goes on."""
+    inputs, _ = draw_call((B,), lengths=False, carry=False)
+    options = {"carry_init": jax.nn.initializers.normal(1.0)}
+    by_linen, by_nnx = make_linen(**options), make_nnx(**options)
+
+    def run_linen(run: Any) -> Any:
+        keys = [{}, {"init_key": jax.random.key(1)}]
+        return [run(by_linen.weights, inputs, **key) for key in keys]
+
+    def run_nnx(package: Any) -> Any:
+        start = {"kernel_init": ZEROS, "recurrent_kernel_init": ZEROS, **options}
+        start["param_dtype"] = jnp.float64
+        layer = package.RNN(package.OptimizedLSTMCell(X, H, rngs=Rngs(0), **start))
+        flax.nnx.update(layer, by_nnx.weights)
+        return [layer(inputs), layer(inputs), layer(inputs, rngs=Rngs(2))]
+
+    ours, theirs = jit(
+        lambda: [
+            [run_linen(by_linen.ours), run_nnx(nnx)],
+            [run_linen(by_linen.flax), run_nnx(flax.nnx)],
+        ]
+    )()
+    assert_close(ours, theirs)
+    for first, second in (ours[0], ours[1][:2]):
+        assert np.abs(first - second).max() > 0.1
+
+
 def double_sigmoid(z: Any) -> Any:
     return jax.nn.sigmoid(2 * z)
 
@@ -255,6 +282,8 @@ def test_dtypes(x64, name):
     for row, (*_, tolerance) in DTYPES.items():
         ours, theirs = results[row]
         assert_close(ours, theirs, tolerance)
+    half = MAKERS[name](dtype=jnp.bfloat16)
+    assert "bf16" in str(jax.make_jaxpr(half.ours)(half.weights, inputs))
 
 
 OBSTACLES = {
