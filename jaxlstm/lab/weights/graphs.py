@@ -147,7 +147,7 @@ def _check_cell(
     same = {n: x.shape for n, x in name_leaves(wanted).items()} == {
         n: x.shape for n, x in name_leaves(shapes).items()
     }
-    if same and not are_alike(cell, config.cell, wanted):
+    if same and not are_alike(config.cell, cell, wanted, shapes):
         raise UserError(
             f"{path}: {name}: computes what model.cell = "
             f'"{config.sections.model.cell}" of the config does not, by the same '

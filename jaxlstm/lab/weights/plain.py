@@ -1,5 +1,6 @@
 """Models that other frameworks have layers for: which of ours are such."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxlstm.cells import (
     make_lstm,
     make_rnn,
 )
+from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.layers import Directions
@@ -120,41 +122,48 @@ def _find_kind(config: Config, shapes: ModelParams) -> str | None:
     params = first_cell(shapes.recurrent.layers)
     for kind, (plain, types) in PLAIN.items():
         if type(params) in types:
-            return kind if are_alike(config.cell, plain, params) else None
+            return kind if are_alike(config.cell, plain, params, params) else None
     return None
 
 
-def are_alike(cell: Cell, other: Cell, shapes: Any) -> bool:
+def are_alike(cell: Cell, other: Cell, shapes: Any, other_shapes: Any) -> bool:
     """Returns whether two cells make the same of parameters, by steps from drawn ones.
 
     Args:
       cell: one of them.
-      other: whose state and parameters are drawn.
-      shapes: of the parameters.
+      other: which may have the same parameters in another tree.
+      shapes: of the parameters of one.
+      other_shapes: of those of the other, under the same names.
     """
     random = np.random.default_rng(0)
 
     def draw(leaf: Any) -> np.ndarray:
         return random.normal(size=leaf.shape).astype(leaf.dtype)
 
-    params = jax.tree.map(draw, shapes)
-    states = [
-        jax.eval_shape(lambda each=each: each.initial_state(params, (2,)))
-        for each in (cell, other)
+    named = {name: draw(leaf) for name, leaf in name_leaves(shapes).items()}
+    trees = [
+        jax.tree.unflatten(
+            jax.tree.structure(tree), [named[name] for name in name_leaves(tree)]
+        )
+        for tree in (shapes, other_shapes)
     ]
-    if jax.tree.structure(states[0]) != jax.tree.structure(states[1]):
+    starts = [
+        jax.eval_shape(functools.partial(each.initial_state, params, (2,)))
+        for each, params in zip((cell, other), trees, strict=True)
+    ]
+    if jax.tree.structure(starts[0]) != jax.tree.structure(starts[1]):
         return False
-    start = jax.tree.map(draw, states[1])
-    inputs = draw(jax.ShapeDtypeStruct((2, 2, params.w_x.shape[0]), params.w_x.dtype))
+    start = jax.tree.map(draw, starts[0])
+    inputs = draw(jax.ShapeDtypeStruct((2, 2, shapes.w_x.shape[0]), shapes.w_x.dtype))
 
-    def go(each: Cell) -> list[Any]:
+    def go(each: Cell, params: Any) -> list[Any]:
         state, found = start, []
         for x in inputs:
             state, output = each.step(params, state, x)
             found += [*jax.tree.leaves(state), output]
         return found
 
-    one, two = jax.jit(lambda: (go(cell), go(other)))()
+    one, two = jax.jit(lambda: (go(cell, trees[0]), go(other, trees[1])))()
     return all(
         a.shape == b.shape and np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE)
         for a, b in zip(one, two, strict=True)
