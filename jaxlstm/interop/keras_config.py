@@ -70,11 +70,13 @@ class Options:
     def take(self, name: str, kind: type, default: Any) -> Any:
         """Returns an option of a type; the default is Keras's own."""
         value = self._config.get(name, default)
-        if kind is float and type(value) is int:
+        if value is None:
+            return default
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
-        if value is not None and type(value) is not kind:
+        if type(value) is not kind:
             raise self.refuse(f"{name}: {show(repr(value))} is no {kind.__name__}")
-        return default if value is None else value
+        return value
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns an option as it stands."""

@@ -48,6 +48,8 @@ def load_keras(path: FilePath, *, dtype: Any = None) -> KerasModel:
         return _read_model(archive, dtype)
     except WeightsError as error:
         raise prefix(path, error.lines) from None
+    except RecursionError:
+        raise WeightsError(f"{path}: config: is too deep") from None
 
 
 def _read_model(archive: Archive, dtype: Any) -> KerasModel:

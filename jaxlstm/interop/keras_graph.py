@@ -29,8 +29,8 @@ def find_branches(layers: list[Any], config: Any) -> str | None:
     mask: Mask | None = None
     masks: dict[str, Mask] = {}
     for layer in layers:
-        name, kind, options = layer.get("name"), layer["class_name"], layer["config"]
-        nodes = layer.get("inbound_nodes")
+        name, kind = layer.get("name"), layer["class_name"]
+        options, nodes = layer.get("config", {}), layer.get("inbound_nodes")
         if not isinstance(name, str) or not isinstance(nodes, list):
             raise WeightsError("config: a layer has no name and inbound_nodes")
         fed = list(_find_tensors(nodes))

@@ -22,15 +22,18 @@ def in_float64() -> Iterator[None]:
     Over JAX the dtype of a result that is float64 is float32 by a table, whatever the
     dtype of a layer.
     """
-    floatx, table = keras.config.floatx(), dtypes.BIT64_TO_BIT32_DTYPE
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    table = dtypes.BIT64_TO_BIT32_DTYPE
     before = table["float64"]
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     table["float64"] = "float64"
     try:
         with jax.numpy_rank_promotion("allow"):
             yield
     finally:
         keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
         table["float64"] = before
 
 

@@ -109,7 +109,7 @@ def test_masking_layer_masks(x64, tmp_path):
     model, path = masking(), tmp_path / "model.keras"
     model.save(path)
     read, x = interop.load_keras(path), draw(1, B, T, 2)
-    x[0, :3], x[1, 4] = 1, 1
+    x[0, :3], x[1, 4], x[2, 2, 0] = 1, 1, 1
     assert_close(*run_both(model, read, x))
 
 

@@ -97,6 +97,10 @@ CONFIGS = {
         set_option(2, "go_backwards", "no"),
         "layer 'first': go_backwards: 'no' is no bool",
     ),
+    "number": (
+        set_option(2, "dropout", 10**400),
+        "layer 'first': dropout: 1000",
+    ),
     "time_major": (
         set_option(2, "time_major", True),
         "layer 'first': time_major: is True",
@@ -270,6 +274,23 @@ def test_damage_is_always_refused_in_a_line(members, tmp_path):
         with pytest.raises(interop.WeightsError) as caught:
             interop.load_keras(path)
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_config_of_any_depth_is_read_or_refused(members, tmp_path):
+    head = (
+        '{"class_name": "Functional", "config": {"layers": [{"class_name": "NotEqual", '
+        '"name": "x", "inbound_nodes": '
+    )
+    changed, refused = edit_weights(members, lambda file: file.pop("layers")), []
+    for depth in [2, *range(600, 1000, 20), 10**5]:
+        changed[CONFIG] = f"{head}{'[' * depth}{']' * depth}}}]}}}}".encode()
+        path = write(tmp_path / "model.keras", changed)
+        try:
+            assert interop.load_keras(path).branches == "its outputs are of no layer"
+        except interop.WeightsError as error:
+            assert str(error).startswith(f"{path}: config")
+            refused.append(depth)
+    assert 2 not in refused and 10**5 in refused
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
