@@ -245,7 +245,7 @@ def _compare_places(
     first, last = ("last", "first") if "backward" in name else ("first", "last")
     begin = steps - 1 if "backward" in name else 0
     if t == begin:
-        yield f"from the {first} step on: weights, order of gates, or initial state"
+        yield f"from the {first} step on: weights, gates or state"
     elif t == steps - 1 - begin:
         yield f"in the {last} step alone"
     else:
