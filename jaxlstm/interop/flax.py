@@ -17,14 +17,11 @@ from jaxlstm.interop.flax_cells import (
     LINEN,
     NNX,
     SEQUENCES,
-    Layers,
     Layout,
     Layouts,
-    Paths,
     Tree,
     find_cells,
     join,
-    list_paths,
     read_cell,
     write_cell,
 )
@@ -34,7 +31,7 @@ from jaxlstm.interop.flax_options import (
     find_cell,
     open_module,
 )
-from jaxlstm.interop.tensors import check_mapping
+from jaxlstm.interop.tensors import Layers, Paths, check_mapping, list_paths
 from jaxlstm.interop.torch import StackParams, directions_of, layers_of
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions

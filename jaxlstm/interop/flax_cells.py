@@ -14,7 +14,7 @@ An RNN has its cell under `cell`, a Bidirectional two of them under `forward_rnn
 `backward_rnn`. The order of the gates is the one of this package.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,14 +22,20 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
-from jaxlstm.interop.tensors import as_leaf, check_names, check_shapes, convert
+from jaxlstm.interop.tensors import (
+    Layers,
+    Paths,
+    as_leaf,
+    check_names,
+    check_shapes,
+    convert,
+    list_paths,
+)
 from jaxlstm.interop.torch import NUM_GATES
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 
 CellParams = LSTMParams | GRUParams | RNNParams
-Paths = str | Directions
-Layers = Paths | Sequence[Paths]
 Tree = Mapping[Any, Any]
 Layouts = Mapping[str, "Layout"]
 
@@ -129,25 +135,29 @@ def find_cells(tree: Tree, layers: Layers | None, layouts: Layouts) -> list[Path
       WeightsError: nothing that is known stands at a path.
     """
     paths = _find_sequence(tree, layouts) if layers is None else list_paths(layers)
-    cells, faults = [], []
+    cells: list[Any] = []
+    faults: list[str] = []
+
+    def find(path: str) -> Paths | None:
+        cell = _find_layer(tree, path, layouts)
+        if cell is None:
+            faults.append(_explain(tree, path, layouts))
+        return cell
+
     for path in paths:
-        both = isinstance(path, Directions)
-        found = [_find_layer(tree, one, layouts) for one in path] if both else []
-        whole = Directions(*found) if both else _find_layer(tree, path, layouts)
-        for one, cell in zip(path, found, strict=True) if both else [(path, whole)]:
-            if cell is None:
-                faults.append(_explain(tree, one, layouts))
-            elif both and isinstance(cell, Directions):
-                faults.append(f"layers: {show(repr(one))} has two directions already")
-        cells.append(whole)
+        if not isinstance(path, Directions):
+            cells.append(find(path))
+            continue
+        both = Directions(*map(find, path))
+        faults += [
+            f"layers: {show(repr(one))} has two directions already"
+            for one, cell in zip(path, both, strict=True)
+            if isinstance(cell, Directions)
+        ]
+        cells.append(both)
     if faults:
         raise WeightsError(*faults)
     return cells
-
-
-def list_paths(layers: Layers) -> list[Paths]:
-    """Returns the paths of layers, of which one may stand by itself."""
-    return [layers] if isinstance(layers, str | Directions) else list(layers)
 
 
 def read_cell(tree: Tree, path: str, layouts: Layouts, dtype: Any) -> CellParams:

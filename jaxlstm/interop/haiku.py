@@ -8,7 +8,7 @@ and adds 1 to its forget gate whenever it is called. Here the blocks stand in th
 i, f, g, o, and the 1 is in the bias.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
 from jaxlstm.interop.flax_model import linear_to_flax
 from jaxlstm.interop.tensors import (
+    Layers,
     as_leaf,
     check_mapping,
     check_names,
     check_shapes,
     convert,
+    list_paths,
 )
 from jaxlstm.interop.torch import directions_of, layers_of
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
@@ -28,7 +30,6 @@ from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams
 from jaxlstm.types import Array
 
-Names = str | Directions
 LINEAR = "/linear"
 # What an hk.GRU holds, and the second hk.Linear of an hk.VanillaRNN.
 GRU, SECOND = {"w_i", "w_h", "b"}, "/linear_1"
@@ -36,7 +37,7 @@ GRU, SECOND = {"w_i", "w_h", "b"}, "/linear_1"
 
 def from_haiku(
     params: Mapping[str, Any],
-    layers: Names | Sequence[Names] = "lstm",
+    layers: Layers = "lstm",
     *,
     dtype: Any = None,
 ) -> tuple[LSTMParams | Directions, ...]:
@@ -70,12 +71,11 @@ def from_haiku(
         except WeightsError as error:
             faults.extend(error.lines)
 
-    names = [layers] if isinstance(layers, str | Directions) else layers
     stack = tuple(
         Directions(*map(attempt, name))
         if isinstance(name, Directions)
         else attempt(name)
-        for name in names
+        for name in list_paths(layers)
     )
     if faults:
         raise WeightsError(*faults)
@@ -83,7 +83,7 @@ def from_haiku(
 
 
 def to_haiku(
-    params: Any, layers: Names | Sequence[Names] | None = None
+    params: Any, layers: Layers | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
     """Returns the layers of a stack as the parameters of hk.LSTM.
 
@@ -105,8 +105,7 @@ def to_haiku(
     if layers is None:
         names = [f"lstm_{n}" if n else "lstm" for n in range(len(cells))]
     else:
-        listed = [layers] if isinstance(layers, str | Directions) else layers
-        names = [name for layer in listed for name in directions_of(layer)]
+        names = [name for path in list_paths(layers) for name in directions_of(path)]
     if len(names) != len(cells):
         raise WeightsError(
             f"layers: {show(', '.join(names))} are {len(names)}, and the layers and "

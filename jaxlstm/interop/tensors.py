@@ -1,6 +1,6 @@
 """Named tensors of another framework, as NumPy arrays of floating-point numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
+from jaxlstm.layers import Directions
 from jaxlstm.types import Array
 
 Shape = tuple[int, ...]
+# Where the cell of a layer stands, or both, and where those of all layers do.
+Paths = str | Directions
+Layers = Paths | Sequence[Paths]
 
 
 def check_mapping(weights: Any) -> None:
@@ -153,6 +157,22 @@ def check_names(found: Iterable[str], wanted: Iterable[str], prefix: str) -> Non
     ]
     if faults:
         raise WeightsError(*faults)
+
+
+def list_paths(layers: Layers) -> list[Paths]:
+    """Returns the paths of layers, of which one may stand by itself.
+
+    Raises:
+      WeightsError: one is neither a string nor `Directions` of two.
+    """
+    paths = [layers] if isinstance(layers, str | Directions) else list(layers)
+    for path in paths:
+        parts = path if isinstance(path, Directions) else (path,)
+        if not all(isinstance(part, str) for part in parts):
+            raise WeightsError(
+                f"layers: {show(repr(path))} is neither a path nor Directions of two"
+            )
+    return paths
 
 
 def as_leaf(array: np.ndarray) -> Array:
