@@ -156,9 +156,7 @@ def test_what_is_no_layer():
     with pytest.raises(WeightsError, match=r"^layers: 'a' has two directions already$"):
         interop.from_nnx({"a": both}, Directions("a", "a/forward_rnn"))
     for wrong in ([0], [Directions("a", None)]):
-        with pytest.raises(
-            WeightsError, match=r"is neither a path nor Direc"
-        ):
+        with pytest.raises(WeightsError, match=r"is neither a path nor Direc"):
             interop.from_nnx({"a": both}, wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(WeightsError, match=r"layers there are none$"):
         interop.from_linen({"a": {"b": np.ones(2)}}, "a/b/c")
