@@ -223,7 +223,7 @@ def draw_noise(
       OptionError: the state has no field that is to stay.
     """
     fields = state._asdict() if hasattr(state, "_asdict") else {}
-    leaf = jax.tree.leaves(state)[-1]
+    leaf = fields.get("c", jax.tree.leaves(state)[-1])
     candidate, stay = None, {}
     if options.recurrent and keys is not None:
         keep = 1 - options.recurrent

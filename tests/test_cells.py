@@ -29,7 +29,6 @@ ALL_CELLS = [
     name if name in FIRST_CELLS else pytest.param(name, marks=pytest.mark.slow)
     for name in CELLS
 ]
-GATED_CELLS = [row for row in ALL_CELLS if "multiplicative_lstm" not in str(row)]
 BATCHES = [(), (B,), (B, 3)]
 WIDE = 64
 
@@ -104,12 +103,7 @@ def test_rnn_by_its_equations(x64, batch):
     assert_close(leaky_step, (RNNState(leaky), leaky))
 
 
-def test_only_the_multiplicative_lstm_has_no_gated_form():
-    without = [name for name, make in CELLS.items() if make().gated is None]
-    assert without == ["multiplicative_lstm"]
-
-
-@pytest.mark.parametrize("name", GATED_CELLS)
+@pytest.mark.parametrize("name", ALL_CELLS)
 def test_gated_form_is_the_step(x64, name):
     cell = CELLS[name]()
     gated = cell.gated

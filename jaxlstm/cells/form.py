@@ -35,6 +35,7 @@ class Form(NamedTuple):
       exponential: the forget gate's activation where the input gate's is the
         exponential, and c is divided by the sum of what gates let in; None where gates
         are plain.
+      multiplicative: whether (x W_mx) (h W_mh) takes the place of h.
       gate_activation: of the gates.
       candidate_activation: of the candidate.
       output_activation: of what the output gate lets out.
@@ -48,6 +49,7 @@ class Form(NamedTuple):
     gate_recurrence: bool = False
     layer_norm: LayerNorm = "none"
     exponential: ForgetActivation | None = None
+    multiplicative: bool = False
     gate_activation: Activation = "sigmoid"
     candidate_activation: Activation = "tanh"
     output_activation: Activation = "tanh"
@@ -76,6 +78,9 @@ class Form(NamedTuple):
 
     def describe(self) -> tuple[Gate, ...]:
         """Returns the blocks of z for `Gated`."""
+        if self.multiplicative:
+            blocks = *(f"{block} by x" for block in self.blocks), "factor by x"
+            return *map(Gate, blocks), Gate("factor by h")
         if self.layer_norm != "none":
             ways = "by x", "by h"
             return tuple(
@@ -95,6 +100,7 @@ class Small(NamedTuple):
 
     Attributes:
       w_p: [H, P] projection of the output.
+      w_m: [H, G H] what the product of two factors is multiplied by.
       peepholes: [p, H] of the p gates that there are, in the order i, f, o.
       b: [G H] bias, where the products are normalised before it is added.
       scale_x: [G H] on the normalised x W_x.
@@ -104,6 +110,7 @@ class Small(NamedTuple):
     """
 
     w_p: Array | None = None
+    w_m: Array | None = None
     peepholes: Array | None = None
     b: Array | None = None
     scale_x: Array | None = None
@@ -126,10 +133,12 @@ def update(
       small: what is read beside z.
       state: h [..., H] or [..., P], c [..., H], and what the form has beside them.
       z: [..., K], the blocks of `form.blocks`; with a normalisation those by x and then
-        those by h.
+        those by h; with two factors those by x and then the factors.
       factor: [..., H] on the candidate, or None.
     """
     blocks, c = form.blocks, state.c
+    if form.multiplicative:
+        z = _multiply(form, small, z)
     if form.layer_norm != "none":
         z = _normalise_products(form, small, z)
     peepholes = {}
@@ -168,6 +177,17 @@ def normalise(x: Array) -> Array:
     centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + EPSILON)
+
+
+def _multiply(form: Form, small: Small, z: Array) -> Array:
+    """Returns the blocks of z, or those by x and by h, from [..., (G + 2) H]."""
+    assert small.w_m is not None
+    columns = small.w_m.shape[-1]
+    factor_x, factor_h = jnp.split(z[..., columns:], 2, axis=-1)
+    by_h = (factor_x * factor_h) @ small.w_m
+    if form.layer_norm != "none":
+        return jnp.concatenate([z[..., :columns], by_h], axis=-1)
+    return z[..., :columns] + by_h
 
 
 def _normalise_products(form: Form, small: Small, z: Array) -> Array:

@@ -14,7 +14,6 @@ from jaxlstm.cells.base import (
     GatedWeights,
     gated_step,
     num_recurrent_columns,
-    preactivations,
     read_h,
 )
 from jaxlstm.cells.form import (
@@ -41,7 +40,6 @@ from jaxlstm.shapes import (
     check_heads,
     check_heads_of,
     check_sizes,
-    check_step_input,
 )
 from jaxlstm.types import Array, Key
 
@@ -63,8 +61,8 @@ class LSTMVariantParams(NamedTuple):
         f, o; or None.
       w_gates: [p H, p H] on the gates of the step before, from and to those of the same
         order; or None.
-      w_mx: [X, R] on the input, where it multiplies the hidden state; or None.
-      w_mh: [R, R] on the hidden state, where the input multiplies it; or None.
+      w_mx: [X, H] on the input, where it multiplies the hidden state; or None.
+      w_mh: [H, H] on the hidden state, where the input multiplies it; or None.
       scale_x: [G H] gain of the normalised x W_x, or None.
       scale_h: [G H] gain of the normalised h W_h, or None.
       scale_c: [H] gain of the normalised memory, or None.
@@ -119,7 +117,6 @@ class _Layout(NamedTuple):
     form: Form
     bias: bool
     heads: Heads
-    multiplicative: bool
     projection_size: int | None
 
 
@@ -170,7 +167,8 @@ def make_lstm_variant(
         by n' = f n + i, and its tanh is left out by `output_activation="identity"` [4].
         What is kept is c / n and m = log n, so that nothing overflows.
       multiplicative: (x W_mx) (h W_mh), element by element, takes the place of h [5].
-        A cell of two products in a row has no gated form: it runs by a plain scan.
+        Of two products in a row the second is inside the update: its gradient by W_h
+        is taken step by step, as plain autodiff does.
       heads: N, the blocks on the diagonal of the recurrent weights; H of them are
         "diagonal".
       gate_activation: a name of `ACTIVATIONS`, or a function.
@@ -214,9 +212,10 @@ def make_lstm_variant(
         gate_recurrence=gate_recurrence,
         layer_norm=layer_norm,
         exponential=exponential,
+        multiplicative=multiplicative,
         **activations,
     )
-    layout = _Layout(form, bias, heads, multiplicative, projection_size)
+    layout = _Layout(form, bias, heads, projection_size)
     _check_options(layout)
     check_chrono(chrono, bias)
     init = functools.partial(
@@ -226,10 +225,8 @@ def make_lstm_variant(
         forget_bias=forget_bias,
         chrono=chrono,
     )
-    gated, initial_state = _make_gated(form, multiplicative), _make_start(form)
-    if multiplicative:
-        return Cell(init, initial_state, _multiplicative_step(gated))
-    return Cell(init, initial_state, gated_step(gated), gated)
+    gated = _make_gated(form)
+    return Cell(init, _make_start(form), gated_step(gated), gated)
 
 
 VARIANTS: dict[str, Callable[..., Cell]] = {
@@ -271,7 +268,6 @@ def _init(
     dtype: Any = jnp.float32,
 ) -> LSTMVariantParams:
     form, size = layout.form, layout.projection_size
-    read_size = hidden_size if size is None else size
     count, gates = len(form.blocks), len(form.gates)
     key_z, key_h, key_p, key_c, key_g, key_m, key_b = jax.random.split(key, 7)
     w_x, w_h, b = draw_gates(draw, key_z, input_size, hidden_size, count, dtype)
@@ -288,10 +284,10 @@ def _init(
     num_heads = hidden_size if layout.heads == "diagonal" else layout.heads
     if num_heads != 1 or layout.heads == "diagonal":
         width = check_heads(num_heads, hidden_size)
-        keys = jax.random.split(key_h, num_heads)
-        w_h = jnp.stack(
-            [draw_matrix(draw.recurrent, k, width, width, blocks=count) for k in keys]
-        ).reshape(num_heads, width, count, width)
+        w_h = jax.vmap(
+            lambda key: draw_matrix(draw.recurrent, key, width, width, blocks=count)
+        )(jax.random.split(key_h, num_heads))
+        w_h = w_h.reshape(num_heads, width, count, width)
     if form.peepholes:
         drawn = draw_matrix(draw.bias, key_c, hidden_size, blocks=gates)
         extra["peepholes"] = drawn.reshape(gates, hidden_size)
@@ -302,10 +298,10 @@ def _init(
                 for k in jax.random.split(key_g, gates)
             ]
         )
-    if layout.multiplicative:
+    if form.multiplicative:
         key_x, key_h = jax.random.split(key_m)
-        extra["w_mx"] = draw_matrix(draw.input, key_x, input_size, read_size)
-        extra["w_mh"] = draw_matrix(draw.recurrent, key_h, read_size, read_size)
+        extra["w_mx"] = draw_matrix(draw.input, key_x, input_size, hidden_size)
+        extra["w_mh"] = draw_matrix(draw.recurrent, key_h, hidden_size, hidden_size)
     if form.layer_norm != "none":
         ones = jnp.ones(count * hidden_size, dtype)
         extra |= {"scale_x": ones, "scale_h": ones}
@@ -337,9 +333,9 @@ def _make_start(form: Form) -> Callable[[Any, tuple[int, ...]], Any]:
 
 
 @functools.cache
-def _make_gated(form: Form, multiplicative: bool) -> Gated:
+def _make_gated(form: Form) -> Gated:
     def weights(params: LSTMVariantParams) -> GatedWeights:
-        _check_params(form, multiplicative, params)
+        _check_params(form, params)
         small = Small(
             w_p=params.w_p,
             peepholes=params.peepholes,
@@ -348,19 +344,23 @@ def _make_gated(form: Form, multiplicative: bool) -> Gated:
             scale_c=params.scale_c,
             shift_c=params.shift_c,
         )
-        w_h, b = params.w_h, params.b
+        w_x, w_h, b = params.w_x, params.w_h, params.b
         if form.gate_recurrence:
             assert params.w_gates is not None
             w_h = jnp.concatenate([w_h, _spread(form, params.w_gates)])
         if form.layer_norm != "none":
-            columns = params.w_x.shape[-1] + num_recurrent_columns(w_h)
-            small, b = small._replace(b=b), jnp.zeros(columns, params.w_x.dtype)
-        return GatedWeights(
-            params.w_x,
-            w_h,
-            b,
-            small if any(leaf is not None for leaf in small) else None,
-        )
+            small, b = small._replace(b=b), None
+        if form.multiplicative:
+            assert params.w_mx is not None
+            small, w_h = small._replace(w_m=w_h), params.w_mh
+            w_x = jnp.concatenate([w_x, params.w_mx], axis=-1)
+        if form.multiplicative or form.layer_norm != "none":
+            # The products stand side by side, and the bias is on some columns alone.
+            columns = w_x.shape[-1] + num_recurrent_columns(w_h)
+            b = jnp.zeros(0, w_x.dtype) if b is None else b
+            b = jnp.pad(b, (0, columns - len(b)))
+        there = any(leaf is not None for leaf in small)
+        return GatedWeights(w_x, w_h, b, small if there else None)
 
     read = _read_h_and_gates if form.gate_recurrence else read_h
     plain, scaled = make_updates(form)
@@ -379,24 +379,7 @@ def _spread(form: Form, w_gates: Array) -> Array:
     return jnp.concatenate(columns, axis=-1)
 
 
-def _multiplicative_step(
-    gated: Gated,
-) -> Callable[[LSTMVariantParams, Any, Array], tuple[Any, Array]]:
-    """Returns the step of the cell whose gates read (x W_mx) (h W_mh) for h."""
-
-    def step(params: LSTMVariantParams, state: Any, x: Array) -> tuple[Any, Array]:
-        weights = gated.weights(params)
-        check_step_input(x, weights.w_x)
-        assert params.w_mx is not None
-        assert params.w_mh is not None
-        m = (x @ params.w_mx) * (state.h @ params.w_mh)
-        state = gated.update(weights.small, state, preactivations(weights, x, m))
-        return state, state.h
-
-    return step
-
-
-def _check_params(form: Form, multiplicative: bool, params: LSTMVariantParams) -> None:
+def _check_params(form: Form, params: LSTMVariantParams) -> None:
     """Raises ValueError unless parameters are those of a cell, and fit together."""
     columns = jnp.shape(params.w_x)[-1] if jnp.ndim(params.w_x) else 0
     count, gates = len(form.blocks), len(form.gates)
@@ -405,13 +388,12 @@ def _check_params(form: Form, multiplicative: bool, params: LSTMVariantParams) -
         check_heads_of(params, count)
     else:
         check_gates(params, count, params.w_p)
-    read = size if params.w_p is None else jnp.shape(params.w_p)[-1]
     normal = form.layer_norm != "none"
     wanted = {
         "peepholes": ("[p, H]", (gates, size), form.peepholes),
         "w_gates": ("[p H, p H]", (gates * size,) * 2, form.gate_recurrence),
-        "w_mx": ("[X, R]", (jnp.shape(params.w_x)[0], read), multiplicative),
-        "w_mh": ("[R, R]", (read, read), multiplicative),
+        "w_mx": ("[X, H]", (jnp.shape(params.w_x)[0], size), form.multiplicative),
+        "w_mh": ("[H, H]", (size, size), form.multiplicative),
         "scale_x": ("[G H]", (columns,), normal),
         "scale_h": ("[G H]", (columns,), normal),
         "scale_c": ("[H]", (size,), normal),
@@ -451,15 +433,17 @@ def _check_options(layout: _Layout) -> None:
         )
     for name, is_there in (
         ("exponential", form.exponential is not None),
-        ("multiplicative", layout.multiplicative),
+        ("multiplicative", form.multiplicative),
     ):
         if is_there and form.gate_recurrence:
             raise OptionError(f"gate_recurrence: does not go with {name}")
+    if form.multiplicative and layout.projection_size is not None:
+        raise OptionError("projection_size: does not go with multiplicative")
     if heads == 1:
         return
     for name, is_there in (
         ("gate_recurrence", form.gate_recurrence),
-        ("multiplicative", layout.multiplicative),
+        ("multiplicative", form.multiplicative),
         ("projection_size", layout.projection_size is not None),
     ):
         if is_there:
