@@ -79,6 +79,7 @@ class Graph:
         self._onnx = import_onnx()
         graph = _parse(self._onnx, path).graph
         self.nodes = list(graph.node)
+        _check_text(path, graph)
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self._initializers]
         self._producers = {name: n for n in self.nodes for name in n.output if name}
@@ -204,7 +205,7 @@ class Graph:
             )
         try:
             return FOLDS[node.op_type](self.attributes(node), *parts)
-        except (ValueError, TypeError, IndexError, KeyError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             reason = show(str(error), LONGEST_REASON)
             raise WeightsError(
                 f"{show(self.name(node))}: {node.op_type} cannot be done: {reason}"
@@ -221,6 +222,19 @@ class Graph:
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             reason = show(str(error), LONGEST_REASON)
             raise WeightsError(f"{show(name)}: is no tensor: {reason}") from None
+
+
+def _check_text(path: FilePath, graph: Any) -> None:
+    """Raises WeightsError where a name is bytes that are no text."""
+    names = [part.name for part in (*graph.initializer, *graph.input)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    damaged = [name for name in names if not isinstance(name, str)]
+    if damaged:
+        raise WeightsError(
+            f"{path}: is no ONNX model: the name {show(repr(damaged[0]))} is no text"
+        )
 
 
 def _name_output(node: Any, name: str) -> str:

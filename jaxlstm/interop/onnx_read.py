@@ -117,7 +117,7 @@ class _Reader:
                 ]
             except OptionError as error:
                 self.faults.append(f"{show(name)}: {error}")
-            except (IndexError, TypeError, ValueError) as error:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 reason = show(str(error), LONGEST_REASON)
                 self.faults.append(
                     f"{show(name)}: is no {show(node.op_type)} of ONNX: {reason}"
