@@ -21,8 +21,9 @@ from jaxlstm.interop.safetensors import FilePath
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 
 METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
-# Keras packs no member; zip files of others seldom get below a tenth.
-MOST_PACKED, LARGEST_CONFIG = 100, 16 * 2**20
+# Keras packs no member. Of others, what is short may be mostly empty; what is long is
+# mostly weights, which do not pack well.
+SHORT, MOST_PACKED = 16 * 2**20, 10
 MOST_MEMBERS, MOST_OBJECTS = 1_000, 100_000
 LEGACY = "model_weights"
 
@@ -142,9 +143,7 @@ def _read_member(
     name: str,
 ) -> bytes:
     info = infos[name]
-    bound = MOST_PACKED * info.compress_size
-    if name != WEIGHTS:
-        bound = min(bound, LARGEST_CONFIG)
+    bound = SHORT + (MOST_PACKED * info.compress_size if name == WEIGHTS else 0)
     if info.file_size > bound:
         raise WeightsError(
             f"{path}: {name}: unpacks {info.compress_size} bytes to {info.file_size}; "

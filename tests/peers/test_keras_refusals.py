@@ -154,6 +154,16 @@ def test_what_has_no_counterpart_is_refused_by_name(name, members, tmp_path):
     assert lines[0].startswith(f"{path}: {message}") and len(lines) <= 3
 
 
+def test_what_acts_in_training_alone_is_noted(members, tmp_path):
+    changed = members
+    for name, value in (("stateful", True), ("dropout", 1), ("unroll", True)):
+        changed = edit_config(changed, set_option(2, name, value))
+    path = write(tmp_path / "model.keras", changed, zipfile.ZIP_DEFLATED)
+    first, *others = interop.load_keras(path).recurrent
+    assert first.stateful and first.dropout == 1 and first.return_sequences
+    assert not any(layer.stateful or layer.dropout for layer in others)
+
+
 def replace(file, shape=None, dtype="f4", **options):
     del file[KERNEL]
     file.create_dataset(KERNEL, shape, dtype=dtype, **options)
@@ -242,7 +252,8 @@ MEMBERS = {
         {f"{n}": b"" for n in range(1001)},
         "has 1004 members, which are too many",
     ),
-    "bomb": ({CONFIG: b" " * 2**22}, "config.json: unpacks "),
+    "bomb": ({WEIGHTS: bytes(2**25)}, "model.weights.h5: unpacks "),
+    "bomb of text": ({CONFIG: b" " * (2**24 + 1)}, "config.json: unpacks "),
 }
 
 
@@ -250,7 +261,7 @@ MEMBERS = {
 def test_hostile_archives_are_refused_in_a_line(name, members, tmp_path):
     changes, message = MEMBERS[name]
     kept = {n: data for n, data in (members | changes).items() if data is not None}
-    packed = zipfile.ZIP_DEFLATED if name == "bomb" else zipfile.ZIP_STORED
+    packed = zipfile.ZIP_DEFLATED if "bomb" in name else zipfile.ZIP_STORED
     path = write(tmp_path / "model.keras", kept, packed)
     with pytest.raises(interop.WeightsError) as caught:
         interop.load_keras(path)
