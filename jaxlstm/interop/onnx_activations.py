@@ -28,27 +28,27 @@ class Kind(NamedTuple):
     find: Callable[..., Activation]
 
 
-@functools.cache
+@functools.lru_cache
 def _affine(alpha: float, beta: float) -> Activation:
     return "identity" if (alpha, beta) == (1, 0) else lambda z: alpha * z + beta
 
 
-@functools.cache
+@functools.lru_cache
 def _scaled_tanh(alpha: float, beta: float) -> Activation:
     return "tanh" if (alpha, beta) == (1, 1) else lambda z: alpha * jnp.tanh(beta * z)
 
 
-@functools.cache
+@functools.lru_cache
 def _leaky_relu(alpha: float) -> Activation:
     return "relu" if alpha == 0 else lambda z: jnp.where(z < 0, alpha * z, z)
 
 
-@functools.cache
+@functools.lru_cache
 def _thresholded_relu(alpha: float) -> Activation:
     return lambda z: jnp.where(z < alpha, 0, z)
 
 
-@functools.cache
+@functools.lru_cache
 def _hard_sigmoid(alpha: float, beta: float) -> Activation:
     if beta == 0.5 and alpha in (0.2, _as_written(1 / 6)):
         return "hard_sigmoid_0.2" if alpha == 0.2 else "hard_sigmoid"
@@ -59,7 +59,7 @@ def _hard_sigmoid(alpha: float, beta: float) -> Activation:
     return hard_sigmoid
 
 
-@functools.cache
+@functools.lru_cache
 def _elu(alpha: float) -> Activation:
     def elu(z: Array) -> Array:
         return jnp.where(z < 0, alpha * jnp.expm1(jnp.minimum(z, 0)), z)

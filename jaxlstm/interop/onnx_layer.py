@@ -1,17 +1,11 @@
 """ONNX's operators LSTM, GRU and RNN with their attributes, as cells and parameters."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxlstm.cells import (
-    VARIANTS,
-    Cell,
-    make_gru,
-    make_lstm,
-    make_lstm_variant,
-    make_rnn,
-)
+from jaxlstm.cells import CELLS, VARIANTS, Cell, make_lstm, make_lstm_variant
 from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
@@ -236,10 +230,10 @@ def _find_cell(
                 f"activations: are {', '.join(map(str, activations))}; the "
                 f"{name.upper()} here has {', '.join(map(str, default))} alone"
             )
-        return (make_gru() if name == "gru" else make_rnn()), params, name, {}
+        return _make_cell(name), params, name, {}
     if isinstance(first, LSTMParams) and activations == default:
-        return make_lstm(), params, "lstm", {}
-    options: dict[str, Any] = {}
+        return _make_cell("lstm"), params, "lstm", {}
+    name, options = "lstm_variant", {}
     if coupled:
         options["coupled"] = True
     if isinstance(first, LSTMVariantParams) and first.peepholes is not None:
@@ -249,4 +243,10 @@ def _find_cell(
             options[place] = activation
     variants = [LSTMVariantParams(*one) for one in directions_of(params)]
     params = Directions(*variants) if len(variants) == 2 else variants[0]
-    return make_lstm_variant(**options), params, "lstm_variant", options
+    return _make_cell(name, **options), params, name, options
+
+
+@functools.lru_cache
+def _make_cell(name: str, **options: Any) -> Cell:
+    """Returns the same cell for the same options, so that nothing is traced anew."""
+    return CELLS[name](**options)

@@ -20,6 +20,7 @@ from tests.interop.onnx_operators import (
     X,
     run_here,
     run_operator,
+    with_numbers,
 )
 
 QUICK = ("batch-first peepholes",)
@@ -96,6 +97,9 @@ def test_layers_take_the_form_that_they_need(x64):
     relu = read(Operator(attributes={"activations": ["Sigmoid", "Relu", "tanh"]}))
     assert relu.options == {"candidate_activation": "relu"}
     assert isinstance(relu.params, LSTMVariantParams)
+    # One cell for both, or each would be traced by itself.
+    hard = Operator(attributes=with_numbers(["HardSigmoid"] * 3, [0.3] * 3, [0.5] * 3))
+    assert read(hard).cell is read(hard).cell is not relu.cell
 
 
 def test_dtypes():
