@@ -20,7 +20,6 @@ from jaxlstm.flax.recurrent import (
     Call,
     check_carry,
     check_inputs,
-    drop_time,
     run,
 )
 from jaxlstm.flax.scanned import (
@@ -101,8 +100,8 @@ class RNN(nn.RNN):
             self.keep_order if keep_order is None else keep_order,
         )
         cell: Any = self.cell
-        inputs, time_axis = check_inputs(inputs, call)
-        step_shape = drop_time(inputs, time_axis)
+        inputs = check_inputs(inputs, call)
+        step_shape = call.step_shape(inputs)
         if initial_carry is None:
             key = jax.random.key(0) if init_key is None else init_key
             initial_carry = cell.initialize_carry(key, step_shape)

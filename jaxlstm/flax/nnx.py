@@ -20,7 +20,6 @@ from jaxlstm.flax.recurrent import (
     Call,
     check_carry,
     check_inputs,
-    drop_time,
     run,
 )
 from jaxlstm.flax.scanned import (
@@ -101,11 +100,11 @@ class RNN(nnx.RNN):
             self.keep_order if keep_order is None else keep_order,
         )
         cell: Any = self.cell
-        inputs, time_axis = check_inputs(inputs, call)
+        inputs = check_inputs(inputs, call)
         if initial_carry is None:
             rngs = self.rngs if rngs is None else rngs
             rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
-            initial_carry = cell.initialize_carry(drop_time(inputs, time_axis), rngs)
+            initial_carry = cell.initialize_carry(call.step_shape(inputs), rngs)
         return run(
             _find_params(cell),
             inputs,

@@ -35,6 +35,15 @@ class Call(NamedTuple):
     reverse: bool
     keep_order: bool
 
+    def time_axis(self, inputs: Array) -> int:
+        """Returns which axis of the inputs is time."""
+        return 0 if self.time_major else inputs.ndim - 2
+
+    def step_shape(self, inputs: Array) -> tuple[int, ...]:
+        """Returns the shape of one step of the inputs, [..., X]."""
+        axis = self.time_axis(inputs)
+        return inputs.shape[:axis] + inputs.shape[axis + 1 :]
+
 
 class Activations(NamedTuple):
     """Those of a cell of Flax.
@@ -66,8 +75,8 @@ class Activations(NamedTuple):
         return None
 
 
-def check_inputs(inputs: Any, call: Call) -> tuple[Array, int]:
-    """Returns inputs as an array, and their time axis.
+def check_inputs(inputs: Any, call: Call) -> Array:
+    """Returns inputs as an array.
 
     Raises:
       ValueError: they have no axis of time.
@@ -79,12 +88,7 @@ def check_inputs(inputs: Any, call: Call) -> tuple[Array, int]:
             f"inputs: shape {inputs.shape} does not fit {axes}; for one step of time "
             "give it an axis of time of size 1"
         )
-    return inputs, 0 if call.time_major else inputs.ndim - 2
-
-
-def drop_time(inputs: Array, time_axis: int) -> tuple[int, ...]:
-    """Returns the shape of one step."""
-    return inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
+    return inputs
 
 
 def check_carry(carry: Any) -> tuple[Array, Array]:
@@ -142,7 +146,6 @@ def run(
       ValueError: shapes do not fit together.
       TypeError: a step would change the dtype of the carry, or lengths are no integers.
     """
-    inputs, time_axis = check_inputs(inputs, call)
     c, h = carry
     products = find_products_dtype(dtype, inputs, params, carry)
     if jnp.promote_types(products, h.dtype) != h.dtype:
@@ -152,6 +155,7 @@ def run(
             f"give a carry of {products}"
         )
     params = jax.tree.map(lambda w: w.astype(h.dtype), params)
+    time_axis = call.time_axis(inputs)
     inputs = jnp.moveaxis(inputs, time_axis, 0).astype(products)
     state = LSTMState(h=h, c=c)
     start = jax.eval_shape(lambda: zero_state(params, inputs.shape[1:-1]))

@@ -283,7 +283,8 @@ def test_dtypes(x64, name):
         ours, theirs = results[row]
         assert_close(ours, theirs, tolerance)
     half = MAKERS[name](dtype=jnp.bfloat16)
-    assert "bf16" in str(jax.make_jaxpr(half.ours)(half.weights, inputs))
+    program = str(jax.make_jaxpr(half.ours)(half.weights, inputs))
+    assert f"bf16[{H},{4 * H}]" in program  # The recurrent weights, for the product.
 
 
 OBSTACLES = {
