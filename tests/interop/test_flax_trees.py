@@ -143,6 +143,18 @@ def test_arrays_that_do_not_fit(x64, path):
         interop.from_linen({"params": {"cell": arrays}})
 
 
+def test_dtypes():
+    with pytest.raises(WeightsError, match=r"^dtype: float64 needs .*dtype='float32'$"):
+        interop.from_linen(LSTM)
+    for dtype in ("float32", "bfloat16"):
+        (params,) = interop.from_linen(LSTM, dtype=dtype)
+        back = interop.to_linen(params, "")
+        again = interop.from_linen(back)
+        for tree in (params, back, again):
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(tree)} == {dtype}
+        assert_close(again, (params,), 0)
+
+
 def test_what_is_no_layer():
     mgu = {name: {"kernel": np.ones((H, H))} for name in ("if", "in", "hf", "hn")}
     with pytest.raises(WeightsError, match=r"is an MGUCell, for which there is no"):
