@@ -102,7 +102,11 @@ class Sweep:
         experiment = build(
             self.configure(cell, f"model.hidden_size={hidden_size}", *_updates(TIMED))
         )
-        params = jax.jit(experiment.trainer.model.init)(jax.random.key(0))
+        shapes = jax.eval_shape(experiment.trainer.model.init, jax.random.key(0))
+        random = np.random.default_rng(0)
+        params = jax.tree.map(
+            lambda x: 0.1 * random.normal(size=x.shape).astype(x.dtype), shapes
+        )
         work = training(experiment, params, TIMED, TIMED).works["training"]
         work.run()
         return work
