@@ -62,7 +62,15 @@ def run_document(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return checked
 
 
-SLOW = "own_cell.md", "estimators.md", "deer.md", "diagnostics.md", "rule.md", "flax.md"
+SLOW = (
+    "own_cell.md",
+    "estimators.md",
+    "deer.md",
+    "diagnostics.md",
+    "flax.md",
+    "parallel.md",
+    "rule.md",
+)
 
 
 @pytest.mark.parametrize(
