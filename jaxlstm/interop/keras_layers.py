@@ -127,6 +127,8 @@ class KerasModel(NamedTuple):
 def apply_keras(model: KerasModel | KerasLayer, inputs: Any, mask: Any = None) -> Any:
     """Returns what Keras returns of these inputs, outside of training.
 
+    Under `jax.jit` the model is closed over: it holds names and cells beside arrays.
+
     Args:
       model: as `load_keras` returns it, or one of its layers.
       inputs: [B, T, X], or symbols [B, T] where an Embedding comes first.
