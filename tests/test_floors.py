@@ -39,7 +39,10 @@ FLOORS = {
 }
 
 # Packages that a room may import beside jax, which does not bring them.
-EXTRAS = {"jaxlstm.flax": {"flax"}, "jaxlstm.interop": {"safetensors"}}
+EXTRAS = {
+    "jaxlstm.flax": {"flax"},
+    "jaxlstm.interop": {"safetensors", "h5py", "keras", "onnx"},
+}
 
 
 def room(module: str) -> str | None:
