@@ -5,13 +5,15 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlstm.interop.forms import Form
-from jaxlstm.interop.samples import Sample, run
+from jaxlstm.interop.samples import Sample, run, squared_error
 
 # Two forms are told apart if the error of one is so many times that of the other; if
 # they differ by the forget bias alone, if the squared error falls by so many times its
 # mean, as by chance it does one time in a million.
 FACTOR, FALL = 4.0, 25.0
-# Of the search for a forget bias: steps, half the width of a difference, the farthest.
+# Of the search for a forget bias: where it begins, with how many forms; its steps, half
+# the width of a difference, the farthest.
+STARTS, MOST_REFINED = (-4.0, -2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, 5.0), 8
 STEPS, WIDTH, FARTHEST, TINY = 8, 1e-4, 9.0, 1e-300
 
 
@@ -34,13 +36,28 @@ class Candidate(NamedTuple):
         return self.form.sample.relative(self.squared)
 
 
-def refine(candidate: Candidate, starts: tuple[float, ...]) -> Candidate:
-    """Returns a form with the forget bias that fits best, in as few digits as do.
+def nearest_biases(forms: list[tuple[int, Form]]) -> list[Candidate]:
+    """Returns forms with the nearest of some forget biases, those that fit best first.
 
     Args:
-      candidate: the form.
-      starts: from where to seek, beside its own.
+      forms: and their ranks, with whatever forget bias.
     """
+    tried = []
+    for rank, form in forms:
+        few = form.sample.first_examples()
+        others = [form._replace(forget_bias=bias) for bias in STARTS]
+        errors = [squared_error(few, other.weights())[0] for other in others]
+        best = int(np.argmin(errors))
+        tried.append(Candidate(errors[best], rank, others[best]))
+    nearest = sorted(tried, key=lambda each: each[:2])[:MOST_REFINED]
+    return [
+        each._replace(squared=squared_error(each.form.sample, each.form.weights())[0])
+        for each in nearest
+    ]
+
+
+def refine(candidate: Candidate) -> Candidate:
+    """Returns a form with the forget bias near its own that fits best, rounded."""
     form = candidate.form
     sample = form.sample
     if candidate.error <= sample.floor:
@@ -50,15 +67,15 @@ def refine(candidate: Candidate, starts: tuple[float, ...]) -> Candidate:
         weights = form._replace(forget_bias=bias).weights()
         return np.stack([h - output for h, output in run(sample, weights)]).ravel()
 
-    best, least = form.forget_bias, candidate.squared
-    for bias in (form.forget_bias, *starts):
-        for _ in range(STEPS):
-            here = residual(bias)
-            slope = (residual(bias + WIDTH) - residual(bias - WIDTH)) / (2 * WIDTH)
-            if here @ here < least:
-                best, least = bias, float(here @ here)
-            step = slope @ here / max(slope @ slope, TINY)
-            bias = float(np.clip(bias - step, -FARTHEST, FARTHEST))
+    bias = best = form.forget_bias
+    least = candidate.squared
+    for _ in range(STEPS):
+        here = residual(bias)
+        if here @ here < least:
+            best, least = bias, float(here @ here)
+        slope = (residual(bias + WIDTH) - residual(bias - WIDTH)) / (2 * WIDTH)
+        step = slope @ here / max(slope @ slope, TINY)
+        bias = float(np.clip(bias - step, -FARTHEST, FARTHEST))
     for digits in range(7):
         bias = round(best, digits) + 0.0  # Not -0.
         squared = float((residual(bias) ** 2).sum())

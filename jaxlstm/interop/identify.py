@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams
-from jaxlstm.interop.candidates import Candidate, is_alike, refine
+from jaxlstm.interop.candidates import Candidate, is_alike, nearest_biases, refine
 from jaxlstm.interop.forms import (
     Form,
     first_step,
@@ -38,8 +38,8 @@ from jaxlstm.interop.tensors import as_array, as_leaf, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError
 
-# What frameworks add to the forget gate, and from where others are sought.
-USUAL_BIASES, STARTS = (0.0, 1.0), (-2.0, 0.5, 3.0, 6.0)
+# What frameworks add to the forget gate.
+USUAL_BIASES = 0.0, 1.0
 # How many forms are run on after the first step, and how many of those that do not fit,
 # to say how far off they are.
 MOST_FORMS, RUNNERS = 20_000, 4
@@ -111,7 +111,7 @@ def identify(
     last: bool = False,
     forget_bias: float | None = None,
     batch_first: bool | None = None,
-    tolerance: float = 2e-3,
+    tolerance: float = 1e-3,
     dtype: Any = None,
 ) -> Identified:
     """Finds which LSTM some weights are, from one batch that it has read.
@@ -203,13 +203,11 @@ def _search(
         squared, _ = squared_error(form.sample, form.weights())
         done.append(Candidate(squared, rank, form))
     if free:
-        best = min(done, key=_by_error)
-        starts: tuple[float, ...] = ()
-        begin = [best]
-        if best.error > tolerance:
-            starts = STARTS
-            begin = [Candidate(e[1], e[2], e[3]) for e in given_up[: 4 * RUNNERS]]
-        done += [refine(candidate, starts) for candidate in begin]
+        begin = [min(done, key=_by_error)]
+        if begin[0].error > tolerance:
+            others = [e[2:] for e in given_up if e[3].forget_bias == biases[0]]
+            begin = nearest_biases(others)
+        done += map(refine, begin)
     return sorted(done, key=_by_error)
 
 

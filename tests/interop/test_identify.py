@@ -20,6 +20,10 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
+def hard_sigmoid(z):
+    return np.clip(z / 6 + 0.5, 0, 1)
+
+
 def draw(seed, x_size=X, size=H, scale=0.5):
     """Draws w_x, w_h and b by gate."""
     rng = np.random.default_rng(seed)
@@ -27,16 +31,29 @@ def draw(seed, x_size=X, size=H, scale=0.5):
     return [{g: scale * rng.normal(size=s) for g in "ifgo"} for s in shapes]
 
 
-def run(gates, inputs, forget_bias=0.0, h=None, c=None):
-    """Runs the LSTM as its equations are written, gate by gate."""
+def run(gates, inputs, forget_bias=0.0, h=None, c=None, **other):
+    """Runs the LSTM as its equations are written, gate by gate; or one of another kind.
+
+    Args:
+      gates: w_x, w_h and b.
+      inputs: [T, B, X].
+      forget_bias: added in every call.
+      h: before the first step.
+      c: before the first step.
+      **other: squash in place of sigmoid, tanh in place of its own, peephole, coupled.
+    """
+    squash, tanh = other.get("squash", sigmoid), other.get("tanh", np.tanh)
+    peephole, coupled = other.get("peephole", 0.0), other.get("coupled", False)
     w_x, w_h, b = gates
     h = np.zeros((inputs.shape[1], len(b["i"]))) if h is None else h
     c = np.zeros_like(h) if c is None else c
     outputs = []
     for x in inputs:
         z = {g: x @ w_x[g] + h @ w_h[g] + b[g] for g in "ifgo"}
-        c = sigmoid(z["f"] + forget_bias) * c + sigmoid(z["i"]) * np.tanh(z["g"])
-        h = sigmoid(z["o"]) * np.tanh(c)
+        i = squash(z["i"] + peephole * c)
+        f = 1 - i if coupled else squash(z["f"] + peephole * c + forget_bias)
+        c = f * c + i * tanh(z["g"])
+        h = squash(z["o"] + peephole * c) * np.tanh(c)
         outputs.append(h)
     return np.stack(outputs)
 
@@ -187,6 +204,8 @@ def test_forget_biases_that_no_framework_adds(x64):
         check(identify(arrays, inputs, outputs, forget_bias=bias), expect(gates, bias))
     with pytest.raises(WeightsError, match="no form of an LSTM"):
         identify(arrays, inputs, outputs, forget_bias=1.0)
+    apart = [block for part in gates for block in part.values()]
+    check(identify(apart[::-1], inputs, run(gates, inputs, -2.5)), expect(gates, -2.5))
 
 
 def test_the_last_output_alone_and_a_state(x64):
@@ -271,9 +290,12 @@ def test_wrong_outputs_are_refused():
     wrong = {
         "of other weights": run(draw(7), inputs),
         "shifted": np.roll(outputs, 1, axis=2),
-        "of a peephole": outputs + 0.02 * outputs**2,
-        "squashed by a hard sigmoid": outputs * 1.02,
-        "projected": -outputs,
+        "of peepholes": run(gates, inputs, peephole=0.2),
+        "of a coupled gate": run(gates, inputs, coupled=True),
+        "of no candidate": run(gates, inputs, tanh=lambda z: z),
+        "of hard gates": run(
+            gates, inputs, squash=lambda z: np.clip(z / 6 + 0.5, 0, 1)
+        ),
     }
     for name, given in wrong.items():
         with pytest.raises(
