@@ -66,6 +66,7 @@ class Graph:
     Attributes:
       nodes: in the order of the file, which is one in which they can run.
       inputs: names of what it is given when it runs.
+      metadata: of the model, text by name.
     """
 
     def __init__(self, path: FilePath):
@@ -77,9 +78,11 @@ class Graph:
           WeightsError: it is no ONNX model.
         """
         self._onnx = import_onnx()
-        graph = _parse(self._onnx, path).graph
+        model = _parse(self._onnx, path)
+        graph = model.graph
         self.nodes = list(graph.node)
-        _check_text(path, graph)
+        _check_text(path, model)
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self._initializers]
         self._producers = {name: n for n in self.nodes for name in n.output if name}
@@ -224,16 +227,20 @@ class Graph:
             raise WeightsError(f"{show(name)}: is no tensor: {reason}") from None
 
 
-def _check_text(path: FilePath, graph: Any) -> None:
-    """Raises WeightsError where a name is bytes that are no text."""
-    names = [part.name for part in (*graph.initializer, *graph.input)]
+def _check_text(path: FilePath, model: Any) -> None:
+    """Raises WeightsError where a name, or the metadata, are no text."""
+    graph = model.graph
+    names = [
+        text for entry in model.metadata_props for text in (entry.key, entry.value)
+    ]
+    names += [part.name for part in (*graph.initializer, *graph.input)]
     for node in graph.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]
         names += [attribute.name for attribute in node.attribute]
     damaged = [name for name in names if not isinstance(name, str)]
     if damaged:
         raise WeightsError(
-            f"{path}: is no ONNX model: the name {show(repr(damaged[0]))} is no text"
+            f"{path}: is no ONNX model: {show(repr(damaged[0]))} is no text"
         )
 
 

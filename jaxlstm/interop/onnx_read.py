@@ -41,6 +41,7 @@ class OnnxModel(NamedTuple):
         it comes; `NODE.Y_h` where it is no first output. What is constant is left
         out.
       arguments: names of the inputs of the model.
+      metadata: text by name, whatever its writer has put there.
     """
 
     layers: dict[str, OnnxLayer]
@@ -49,6 +50,7 @@ class OnnxModel(NamedTuple):
     linears: dict[str, ReadoutParams]
     inputs: dict[str, dict[str, tuple[str, ...]]]
     arguments: tuple[str, ...]
+    metadata: dict[str, str]
 
 
 def load_onnx(
@@ -90,7 +92,7 @@ class _Reader:
     def __init__(self, graph: Graph, dtype: Any, allow_non_finite: bool):
         self.graph, self._dtype = graph, dtype
         self._allow_non_finite = allow_non_finite
-        self.model = OnnxModel({}, {}, {}, {}, {}, tuple(graph.inputs))
+        self.model = OnnxModel({}, {}, {}, {}, {}, tuple(graph.inputs), graph.metadata)
         self.faults: list[str] = []
 
     def read(self) -> OnnxModel:

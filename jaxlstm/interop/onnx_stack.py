@@ -51,6 +51,7 @@ class Plan(NamedTuple):
       connections: as in `make_model`.
       lengths: whether the model takes sequence_lens.
       initial_state: whether it takes the state to start from.
+      last: whether the output of the stack is that of the last states alone.
     """
 
     cell: str
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     connections: Connections
     lengths: bool
     initial_state: bool
+    last: bool = False
 
     @property
     def operator(self) -> str:
@@ -124,6 +126,8 @@ def add_layers(
             **plan.attributes,
         )
         outputs.append(_flatten(builder, plan, sizes, name))
+    if plan.last:
+        outputs = [_flatten_last(builder, plan, sizes, n) for n in range(len(layers))]
     if plan.connections == "none" or len(outputs) == 1:
         return outputs[-1], sizes
     return _join(builder, "layers.all", outputs, plan.connections), sizes
@@ -213,6 +217,15 @@ def _flatten(builder: Builder, plan: Plan, sizes: Sizes, name: str) -> str:
     return builder.add("Reshape", f"{name}.output", [y, shape])
 
 
+def _flatten_last(builder: Builder, plan: Plan, sizes: Sizes, number: int) -> str:
+    """Returns the name of the last output of a layer [B, D H]."""
+    name, h = f"layers.{number}.last", f"layers.{number}.Y_h"
+    if not plan.layout:
+        h = builder.add("Transpose", f"{name}.beside", [h], perm=[1, 0, 2])
+    size = sizes.directions * sizes.hidden_size
+    return builder.add("Reshape", name, [h, builder.numbers(f"{name}.shape", 0, size)])
+
+
 def _join_below(builder: Builder, plan: Plan, x: str, outputs: Sequence[str]) -> str:
     """Returns the name of what feeds the layer above some outputs."""
     if not outputs:
@@ -229,5 +242,5 @@ def _join(
     builder: Builder, name: str, parts: Sequence[str], connections: Connections
 ) -> str:
     if connections == "skip":
-        return builder.add("Concat", name, parts, axis=2)
+        return builder.add("Concat", name, parts, axis=-1)
     return builder.add("Sum", name, parts)

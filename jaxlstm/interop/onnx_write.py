@@ -87,6 +87,7 @@ def model_to_onnx(
     connections: Connections = "none",
     lengths: bool = False,
     initial_state: bool = False,
+    last: bool = False,
     opset: int = 17,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -107,6 +108,8 @@ def model_to_onnx(
         layers give zero, and Y is what the readout makes of it.
       initial_state: whether it takes `initial_h` and `initial_c`; else it starts from
         the learned initial state, or from zero where there is none.
+      last: whether the prediction is [B, Y], by the last states, in place of one at
+        each step: of a sequence as a whole.
       opset: the version of the operators, from 14 on; bfloat16 needs 22.
       metadata: text by name, kept in the file.
 
@@ -121,7 +124,8 @@ def model_to_onnx(
     """
     (table, layers, start), (w, b) = params
     check_choice("inputs", inputs, InputKind)
-    plan = _plan(cell, options, 0, False, connections, lengths, initial_state)
+    takes = lengths, initial_state, last
+    plan = _plan(cell, options, 0, False, connections, *takes)
     if (table is not None) != (inputs == "embedding"):
         there = "none" if table is None else "one"
         raise WeightsError(f'params: there is {there} embedding, and inputs="{inputs}"')
@@ -139,7 +143,7 @@ def model_to_onnx(
             w = builder.constant("readout.w", w)
         product = builder.add("MatMul", "readout", [top, w])
         builder.add("Add", "Y", [product, builder.constant("readout.b", b)])
-    builder.give("Y", ["T", "B", size])
+    builder.give("Y", ["B", size] if last else ["T", "B", size])
     give_states(builder, plan, sizes)
     _write(path, builder.serialize(metadata or {}))
 

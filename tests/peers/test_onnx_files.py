@@ -237,6 +237,26 @@ def test_models_run_in_onnxruntime(tmp_path):
         assert_close(to_numpy(found[name]), expected, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["both ways", "numbers"])
+def test_predictions_of_whole_sequences(tmp_path, name):
+    path = tmp_path / "model.onnx"
+    model, params, x = draw_model(name)
+    write_model(path, name, params, lengths=True, last=True)
+
+    @jit
+    def predict(params):
+        start = model.initial_state(params, (B,))
+        mask = np.arange(T)[:, None] < LENGTHS
+        last, _ = model.unroll(params.recurrent, start, x, mask=mask)
+        return model.readout(params, last)
+
+    found, *_ = run_runtime(path, {"X": x, "sequence_lens": LENGTHS})
+    assert_close(found, np.asarray(predict(params)), 1e-5)
+    connections = MODELS[name].get("connections", "none")
+    again = interop.model_from_onnx(path, connections=connections)
+    assert_close(again, params, 0.0)
+
+
 def test_a_model_goes_on_from_a_state(tmp_path):
     path = tmp_path / "model.onnx"
     _, params, x = draw_model("language")
@@ -254,6 +274,7 @@ def test_models_are_read_as_they_were_written(tmp_path, name):
     _, params, _ = draw_model(name)
     write_model(path, name, params, metadata={"task": "text"})
     connections = MODELS[name].get("connections", "none")
+    assert interop.load_onnx(path).metadata == {"task": "text"}
     found = interop.model_from_onnx(path, connections=connections)
     if params.readout.w is None and params.readout.b is not None:
         assert_close(found.readout.w, params.recurrent.embedding.T, 0.0)
