@@ -407,7 +407,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("row", WRONG)
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", BOTH)
 def test_bad_call_gets_one_line(name, row):
     wrong, message = WRONG[row]
     pair = MAKERS[name]()
