@@ -38,8 +38,9 @@ from jaxlstm.interop.tensors import as_array, as_leaf, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError
 
-# What frameworks add to the forget gate.
-USUAL_BIASES = 0.0, 1.0
+# What frameworks add to the forget gate; and how many outputs it takes to find another,
+# which may make up for what differs in a few of them.
+USUAL_BIASES, LEAST_NUMBERS = (0.0, 1.0), 16
 # How many forms are run on after the first step, and how many of those that do not fit,
 # to say how far off they are.
 MOST_FORMS, RUNNERS = 20_000, 4
@@ -128,7 +129,7 @@ def identify(
       state: (h, c) before the first step, [B, H] each; zeros by default.
       last: whether the outputs are the last h alone, [B, H].
       forget_bias: what is added to the forget gate, where that is known; None to find
-        it.
+        it: 0 or 1, or, by 16 outputs or more, any number.
       batch_first: whether the batch is before time; None to find out.
       tolerance: the largest root mean square error, relative to that of the outputs.
       dtype: of the parameters; by default that of the arrays.
@@ -202,7 +203,7 @@ def _search(
     for rank, form in rest[:RUNNERS]:
         squared, _ = squared_error(form.sample, form.weights())
         done.append(Candidate(squared, rank, form))
-    if free:
+    if free and samples[0].outputs.size >= LEAST_NUMBERS:
         begin = [min(done, key=_by_error)]
         if begin[0].error > tolerance:
             others = [e[2:] for e in given_up if e[3].forget_bias == biases[0]]

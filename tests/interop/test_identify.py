@@ -204,6 +204,8 @@ def test_forget_biases_that_no_framework_adds(x64):
         check(identify(arrays, inputs, outputs, forget_bias=bias), expect(gates, bias))
     with pytest.raises(WeightsError, match="no form of an LSTM"):
         identify(arrays, inputs, outputs, forget_bias=1.0)
+    with pytest.raises(WeightsError, match="no form of an LSTM"):
+        identify(arrays, inputs, run(gates, inputs, 0.7)[-1], last=True)
     apart = [block for part in gates for block in part.values()]
     check(identify(apart[::-1], inputs, run(gates, inputs, -2.5)), expect(gates, -2.5))
 
@@ -291,6 +293,7 @@ def test_wrong_outputs_are_refused():
         "of other weights": run(draw(7), inputs),
         "shifted": np.roll(outputs, 1, axis=2),
         "of peepholes": run(gates, inputs, peephole=0.2),
+        "of small peepholes": run(gates, inputs, peephole=0.02),
         "of a coupled gate": run(gates, inputs, coupled=True),
         "of no candidate": run(gates, inputs, tanh=lambda z: z),
         "of hard gates": run(
