@@ -94,7 +94,7 @@ class Builder:
             raise WeightsError(f"params: have {size} bytes, and a file {MOST_BYTES}")
         helper = self._onnx.helper
         tensors = [
-            self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
             for name, array in self._constants.items()
         ]
         graph = helper.make_graph(

@@ -193,13 +193,14 @@ MODELS = {
 CELL_OF = {"characters": "gru", "numbers": "cifg_lstm", "both ways": "peephole_lstm"}
 
 
-def draw_model(name):
-    """Returns a model, its parameters in float32, and X."""
-    options = {"input_size": 6, "output_size": 6, "hidden_size": H} | MODELS[name]
+def draw_model(name, dtype=jnp.float32):
+    """Returns a model, its parameters, and X."""
+    sizes = {"input_size": 6, "output_size": 6, "hidden_size": H, "dtype": dtype}
+    options = sizes | MODELS[name]
     model = make_model(CELLS[CELL_OF.get(name, "lstm")](), **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = draw_like(shapes, 3)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     rng = np.random.default_rng(4)
     if options["inputs"] == "float":
         return model, params, rng.normal(size=(T, B, 6)).astype(np.float32)
@@ -235,6 +236,20 @@ def test_models_run_in_onnxruntime(tmp_path):
         write_model(tmp_path / name, name, params)
         expected = run_runtime(tmp_path / name, {"X": x})
         assert_close(to_numpy(found[name]), expected, 1e-5)
+
+
+def test_a_model_runs_in_the_reference_evaluator(x64, tmp_path):
+    path = tmp_path / "model.onnx"
+    model, params, x = draw_model("characters", jnp.float64)
+    write_model(path, "characters", params)
+
+    @jit
+    def run(params):
+        start = model.initial_state(params, (B,))
+        last, states = model.unroll(params.recurrent, start, x)
+        return [model.readout(params, states), interop.state_to_onnx(last)]
+
+    assert_close(to_numpy(run(params)), run_reference(path, {"X": x}))
 
 
 @pytest.mark.parametrize("name", ["both ways", "numbers"])

@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from jaxlstm import interop
+from jaxlstm import interop, lstm
 from jaxlstm.interop import WeightsError
 from tests.helpers import assert_close
+from tests.peers.test_onnx import run_runtime
 from tests.peers.test_onnx_files import Stack, draw_model, write_model
 
 pytestmark = pytest.mark.peers
@@ -131,6 +132,40 @@ def test_output_that_is_not_given(x64, tmp_path):
     assert list(found.layers) == ["layers.0.Y", "layers.1.Y_h"]
     assert found.inputs["layers.1.Y_h"] == {"X": ("layers.0.Y",)}
     assert "layers.1" in names
+
+
+def test_last_output_into_a_linear_layer(tmp_path):
+    """As converters of Keras write a layer that returns no sequences, and Dense."""
+    path, rng = tmp_path / "model.onnx", np.random.default_rng(0)
+    shapes = {"W": (1, 16, 3), "R": (1, 16, 4), "B": (1, 32), "w": (5, 4), "b": (1, 5)}
+    arrays = {n: rng.normal(size=s).astype("float32") for n, s in shapes.items()}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node(
+            "LSTM", ["steps", "W", "R", "B"], ["", "h"], "lstm", hidden_size=4
+        ),
+        helper.make_node("Squeeze", ["h", "axes"], ["last"]),
+        helper.make_node(
+            "Gemm", ["last", "w", "b"], ["y"], "dense", transB=1, alpha=0.5, beta=2.0
+        ),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    tensors.append(numpy_helper.from_array(np.array([0]), "axes"))
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [2, 7, 3]), ("y", [2, 5]))
+    ]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], tensors)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+    params = interop.model_from_onnx(path)
+    x = rng.normal(size=(2, 7, 3)).astype("float32")
+    (layer,) = params.recurrent.layers
+    state, _ = lstm(layer, x.swapaxes(0, 1))
+    y = state.h @ params.readout.w + params.readout.b[None]
+    (expected,) = run_runtime(path, {"x": x})
+    assert_close(np.asarray(y), expected, 1e-5)
 
 
 def test_states_that_a_layer_starts_from(x64, tmp_path):
