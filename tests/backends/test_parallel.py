@@ -153,6 +153,7 @@ def test_parallel_is_the_scan(x64):
         ("min_lstm", {"lengths": np.array([4, 6])}),
         ("min_lstm", {"reverse": True, "edges": draw_edges(), "remat": "step"}),
         ("min_lstm", {"reverse": True, "lengths": np.array([3, 7]), "remat": "sqrt"}),
+        ("min_lstm", {"compute_dtype": jnp.bfloat16}),
         ("mixed", {}),
         ("mixed", {"reverse": True, "remat": "sqrt_step"}),
         ("mixed", {"controls": False, "edges": Edges(np.ones(T), np.arange(T) / 3)}),
