@@ -22,18 +22,9 @@ import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.interop.candidates import Candidate, is_alike, nearest_biases, refine
-from jaxlstm.interop.forms import (
-    Form,
-    first_step,
-    stored_order,
-    with_recurrent_orders,
-)
+from jaxlstm.interop.forms import Form, first_step, stored_order, with_recurrent_orders
 from jaxlstm.interop.readings import Reading, find_readings
-from jaxlstm.interop.samples import (
-    Sample,
-    read_samples,
-    squared_error,
-)
+from jaxlstm.interop.samples import Sample, read_samples, squared_error
 from jaxlstm.interop.tensors import as_array, as_leaf, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError
@@ -52,8 +43,8 @@ class Identified(NamedTuple):
     Attributes:
       params: the same function; what the layer adds to the forget gate when it is
         called is in the bias.
-      order: of the gates as they stand in the arrays, such as "ifgo", or "ijfo" with
-        g for j; of the input weights, where each array has an order of its own.
+      order: of the gates as they stand in the arrays, such as "igfo"; of the input
+        weights, where each gate has an array of its own.
       transposed: of w_x and w_h: whether they are [4H, X] and [4H, H] in the arrays.
       layout: "apart", or "[x; h]" or "[h; x]" where one matrix holds both.
       bias: "none", "one", "two" to be summed, "two in one array" ([2, 4H] or [8H]),
@@ -65,6 +56,7 @@ class Identified(NamedTuple):
       runner_up: the next best form that is another function.
       runner_up_error: its error.
       equivalent: other forms that are the same function.
+      form: which one it is, in a line.
     """
 
     params: LSTMParams
@@ -176,17 +168,12 @@ def _search(
         for squared, orders in first_step(reading, sample, limit, RUNNERS):
             entry = squared, rank, Form(reading, sample, orders)
             (kept if squared <= limit else runners).append(entry)
-    forms = [
-        (rank, other._replace(forget_bias=bias))
-        for _, rank, form in kept
-        for other in with_recurrent_orders(form)
-        for bias in biases
-    ]
-    if len(forms) > MOST_FORMS:
-        raise WeightsError(
-            f"arrays: {len(forms)} forms are left after the first step; give more "
-            "examples, and the outputs of all steps from a state of zeros"
-        )
+            _check_count(kept)
+    forms: list[tuple[int, Form]] = []
+    for _, rank, form in kept:
+        for other in with_recurrent_orders(form):
+            forms += [(rank, other._replace(forget_bias=bias)) for bias in biases]
+        _check_count(forms)
     done, given_up = [], []
     for rank, form in forms:
         limit, weights = tolerance**2 * form.sample.size, form.weights()
@@ -210,6 +197,15 @@ def _search(
             begin = nearest_biases(others)
         done += map(refine, begin)
     return sorted(done, key=_by_error)
+
+
+def _check_count(forms: list[Any]) -> None:
+    """Raises WeightsError where too many forms are left."""
+    if len(forms) > MOST_FORMS:
+        raise WeightsError(
+            f"arrays: more than {MOST_FORMS} forms are left after the first step; give "
+            "more examples, and the outputs of all steps from a state of zeros"
+        )
 
 
 def _by_error(candidate: Candidate) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Weights of unknown origin, against an LSTM written out in NumPy."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -312,12 +313,16 @@ def test_wrong_outputs_are_refused():
         identify(arrays, inputs, outputs * np.nan)
 
 
-def test_inputs_that_show_nothing_are_refused():
+def test_inputs_that_show_nothing_are_refused(monkeypatch):
     gates, inputs = draw(1, 4 * H), draw_inputs(2, 4 * H)
     arrays = [a.astype("float32") for a in store(gates, "ifgo", True, "one")]
     outputs = run(gates, 0 * inputs)
     with pytest.raises(WeightsError, match="two forms of an LSTM give them"):
         identify(arrays, 0 * inputs, outputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[identify.__module__], "MOST_FORMS", 3)
+        with pytest.raises(WeightsError, match="more than 3 forms are left after"):
+            identify(arrays, 0 * inputs, outputs)
     with pytest.raises(OptionError, match=r"^inputs: shape \(1, 16\) is of one step"):
         identify(arrays, inputs[:1, 0], outputs[:1, 0])
 
