@@ -1,7 +1,7 @@
 """The graph of an ONNX file: its nodes, its constants, and what feeds what.
 
 Nothing in a file is executed, nothing beside it is opened, and what is made of its
-tensors is no larger than they are.
+tensors is bounded by its size.
 """
 
 import collections
@@ -37,6 +37,7 @@ PASSING = {
     "Transpose",
     "Unsqueeze",
 }
+REPEATING = {"Expand", "Identity"}
 MIXING = {"Add", "Concat", "Sum"}
 RECURRENT, OUTPUTS = {"LSTM", "GRU", "RNN"}, ("Y", "Y_h", "Y_c")
 
@@ -163,17 +164,24 @@ class Graph:
         return tuple(sorted(found))
 
     def spread(self, name: str) -> np.ndarray | None:
-        """Returns the constant that a tensor repeats, a single zero too; or None."""
+        """Returns the constant that a tensor repeats; or None.
+
+        Of zeros a single one is given, however they are moved.
+        """
+        moved = False
         for _ in range(MOST_STEPS):
             array, node = self.constant(name), self._producers.get(name)
-            if array is not None or node is None:
-                return array
+            if array is not None:
+                return None if moved and array.any() else array
+            if node is None or node.domain not in DOMAINS or not node.input:
+                return None
             if node.op_type == "ConstantOfShape":
                 value = self.attributes(node).get("value")
                 filled = np.zeros(1) if value is None else self._read(value, "value")
                 return None if filled.any() else np.zeros(())
-            if node.op_type not in PASSING or not node.input:
+            if node.op_type not in PASSING - {"OneHot"}:
                 return None
+            moved = moved or node.op_type not in REPEATING
             name = node.input[0]
         return None
 

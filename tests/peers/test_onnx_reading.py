@@ -185,6 +185,14 @@ def test_states_that_a_layer_starts_from(x64, tmp_path):
     assert_close(np.asarray(found.states["layers.0"].h), h[0], 0.0)
     assert not found.states["layers.0"].c.any()
     assert set(found.inputs["layers.0"]) == {"X"}
+    # Of a table that is chosen from when the model runs, nothing is known.
+    node_of(model, "layers.0").input[5] = "chosen"
+    chosen = helper.make_node("Gather", ["initial_h", "which"], ["chosen"], "chosen")
+    model.graph.node.insert(0, chosen)
+    onnx.save(model, tmp_path / "other.onnx")
+    other = interop.load_onnx(tmp_path / "other.onnx")
+    assert other.states == {}
+    assert other.inputs["layers.0"]["initial_h"] == ("chosen",)
     with pytest.raises(WeightsError, match=r"starts from another state in each seq"):
         interop.model_from_onnx(path)
 
