@@ -129,7 +129,7 @@ def _first_orders(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     x_orders = b_orders = np.array(ORDERS)
     if bias != "none" and not (w_x.joined and b.joined):
         x_orders, b_orders = _all_orders(len(b.blocks) == len(PAIRS))
-    same_x, same_b = _find_twins(w_x), _find_twins(b)
+    same_x, same_b = find_twins(w_x), find_twins(b)
     if (np.diff(same_x) < 1).any() or (np.diff(same_b) < 1).any():
         keys = np.concatenate([same_x[x_orders], same_b[b_orders]], axis=1)
         _, first = np.unique(keys, axis=0, return_index=True)
@@ -144,7 +144,7 @@ def _all_orders(of_pairs: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(ORDERS, len(each), axis=0), np.tile(each, (len(ORDERS), 1))
 
 
-def _find_twins(weight: Weight) -> np.ndarray:
+def find_twins(weight: Weight) -> np.ndarray:
     """Returns of each block the first that is equal to it."""
     return np.array(
         [
@@ -171,7 +171,7 @@ def with_recurrent_orders(form: Form) -> Iterator[Form]:
         orders = [order]
     elif reading.w_h.joined and reading.b.joined and reading.bias != "none":
         orders = [b_order]
-    twins, seen = _find_twins(reading.w_h), set()
+    twins, seen = find_twins(reading.w_h), set()
     for h_order in orders:
         key = tuple(twins[list(h_order)])
         if key not in seen:

@@ -22,7 +22,13 @@ import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.interop.candidates import Candidate, is_alike, nearest_biases, refine
-from jaxlstm.interop.forms import Form, first_step, stored_order, with_recurrent_orders
+from jaxlstm.interop.forms import (
+    Form,
+    find_twins,
+    first_step,
+    stored_order,
+    with_recurrent_orders,
+)
 from jaxlstm.interop.readings import Reading, find_readings
 from jaxlstm.interop.samples import Sample, read_samples, squared_error
 from jaxlstm.interop.tensors import as_array, as_leaf, convert
@@ -241,6 +247,11 @@ def _judge(found: list[Candidate], tolerance: float, dtype: Any) -> Identified:
     no_bias = bias == "none" and not form.forget_bias
     told = {form.describe(): None for _, _, form in same}
     told.pop(form.describe())
+    for part, weight in (("w_x", w_x), ("w_h", w_h), ("b", b)):
+        if not weight.joined and (np.diff(find_twins(weight)) < 1).any():
+            told[f"another order of the arrays of {part}, of which some are equal"] = (
+                None
+            )
     return Identified(
         params=LSTMParams(leaf_x, leaf_h, None if no_bias else leaf_b),
         order=stored_order(form.orders[0]),

@@ -269,6 +269,17 @@ def test_forms_that_are_one_function_are_told(x64):
     assert found.describe().endswith(f"1 other form is the same function: {other}.")
 
 
+def test_arrays_that_are_equal_have_no_order(x64):
+    gates, inputs = draw(1), draw_inputs(2)
+    gates[2] = {gate: np.zeros(H) for gate in "ifgo"}
+    apart = [block for part in gates for block in part.values()]
+    found = identify(apart, inputs, run(gates, inputs))
+    check(found, expect(gates))
+    assert found.equivalent == (
+        "another order of the arrays of b, of which some are equal",
+    )
+
+
 def test_what_is_said():
     gates, inputs = draw(1), draw_inputs(2)
     arrays = dict(
