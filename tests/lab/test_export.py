@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tomllib
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.files import cannot_write
 from jaxlstm.lab.weights import exporting
-from jaxlstm.lab.weights.exporting import export_run
+from jaxlstm.lab.weights.exporting import ExportFormat, export_run
 from jaxlstm.lab.weights.plain import find_layout
+from tests.lab.tiny import ROOT
 from tests.lab.untrained import TEXT, draw_params, make_experiment, make_run
 
 
@@ -112,6 +114,17 @@ def test_what_pytorch_has_no_form_of_is_named(options, words, tmp_path):
         find_layout(experiment.config, shapes, None, "--format torch")
     for line, word in zip(caught.value.lines, words, strict=True):
         assert line.startswith(f"--format torch: {word} has no form there; ")
+
+
+def test_the_page_shows_what_is_said(tmp_path):
+    experiment = make_experiment(tmp_path, "model.cell=leaky_rnn")
+    shapes = jax.eval_shape(experiment.trainer.model.init, jax.random.key(0))
+    with pytest.raises(UserError) as caught:
+        find_layout(experiment.config, shapes, None, "--format torch")
+    page = (ROOT / "docs/exporting.md").read_text()
+    assert f"\njaxlstm: {caught.value}\n" in page
+    for name in (*get_args(ExportFormat), "--out", "--prefix", "--checkpoint latest"):
+        assert name in page
 
 
 def test_what_is_there_stays(run, tmp_path):

@@ -101,9 +101,8 @@ def import_(
     except Interrupted as interrupted:
         console.print("stopped; nothing was made")
         sys.exit(128 + interrupted.signal)
-    origin = found.origin
     rows = {
-        "weights": f"{origin['format']}, SHA-256 {origin['sha256']}",
+        "weights": f"{weights} ({found.origin['format']})",
         "run": str(run.path),
         "train on": f"jaxlstm resume {run.path}",
     }

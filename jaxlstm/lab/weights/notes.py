@@ -176,6 +176,12 @@ def write_note(
 
 def _tell_inputs(run: Run, kind: Format) -> list[str]:
     lines = ["Time is the first axis: inputs are [T, B, ...].", ""]
+    if run.config.sections.model.bidirectional and kind != "safetensors":
+        lines[0] += " Padding may stand only behind a sequence, " + (
+            "as `sequence_lens` says."
+            if kind == "onnx"
+            else "which is then packed by `pack_padded_sequence`."
+        )
     dropout = run.config.sections.model.dropout.model_dump()
     rates = {name: rate for name, rate in dropout.items() if rate and rate is not True}
     if rates and kind != "safetensors":
