@@ -96,13 +96,15 @@ def test_without_pytorch_its_names_in_safetensors_are_advised(
     [
         (["model.cell=leaky_rnn"], ['model.cell = "leaky_rnn"']),
         (["model.cell=peephole_lstm"], ['model.cell = "peephole_lstm"']),
-        (
+        pytest.param(
             ["model.connections=residual", "model.num_layers=2"],
             ['model.connections = "residual"'],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ["model.learned_initial_state=true", "model.cell=leaky_rnn"],
             ['model.cell = "leaky_rnn"', "model.learned_initial_state = true"],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["cell", "variant", "connections", "two"],

@@ -16,7 +16,7 @@ from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab import UserError, load_run
 from jaxlstm.lab.session import Session
 from jaxlstm.lab.weights.importing import read_weights
-from tests.lab.untrained import TEXT, draw_params, make_experiment
+from tests.lab.untrained import TEXT, draw_params, make_experiment, make_run
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +274,11 @@ def test_nothing_is_left_of_an_import_that_fails(
 
 @pytest.mark.slow
 def test_a_run_is_measured_sampled_trained_and_written_again(tmp_path, command):
-    make_experiment(tmp_path, text=TEXT)
-    assert command("run", "config.toml", "--out", "first").code == 0
+    make_run(tmp_path / "first", make_experiment(tmp_path, text=TEXT))
     assert command("export", "first").code == 0
     tokens = "import", "first/weights.safetensors", "first/config.toml"
-    assert command(*tokens, "--out", "second").code == 0
+    outcome = command(*tokens, "--out", "second")
+    assert (outcome.code, outcome.err) == (0, "")
 
     first, second = load_run("first"), load_run("second")
     assert_identical(second.params, first.params)
@@ -292,7 +292,7 @@ def test_a_run_is_measured_sampled_trained_and_written_again(tmp_path, command):
     assert losses[0] == losses[1] and len(losses[0]) == 2
     told = [command("sample", run, "--greedy").out for run in ("first", "second")]
     assert told[0] == told[1] != ""
-    assert command("plot", "second").code == 0
+    assert (second.path / "plots/loss.png").is_file()
 
     assert command("resume", "second").code == 0
     trained = load_run("second", "latest")
