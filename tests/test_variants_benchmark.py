@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks import variants
+from benchmarks import sweep, variants
+from jaxlstm.lab import Segment, Source
 
 TINY = (
     *("task.source=python-docs", "task.vocabulary_size=5", "train.batch_size=2"),
@@ -24,7 +26,7 @@ def run(cell, seed, rate, validation):
 
 @pytest.mark.slow
 def test_sweep_makes_what_is_missing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(variants, "TIMED", 2)
+    monkeypatch.setattr(sweep, "TIMED", 2)
     command = [
         *("--out", str(tmp_path), "--cells", "lstm", "rnn", "--parameters", "400"),
         *("--seconds", "0.002", "--rounds", "2", "--rates", "0.01", "--set", *TINY),
@@ -75,11 +77,24 @@ def test_table_shows_mean_and_each():
 
 
 def test_parts_share_the_runs():
-    jobs = variants.list_jobs(["a", "b", "c"], [0.1, 0.2], 2)
+    jobs = sweep.list_jobs(["a", "b", "c"], [0.1, 0.2], 2)
     assert len(set(jobs)) == 12
     assert {job.seed for job in jobs[:6]} == {0}
     shares = [jobs[part - 1 :: parts] for part, parts in ((1, 2), (2, 2))]
     assert sorted(shares[0] + shares[1]) == sorted(jobs)
+
+
+@pytest.mark.parametrize("start", [0, 3, 8, 15])
+def test_states_begin_anew_before_every_eighth_segment(start):
+    def segments(start, count):
+        targets = np.arange(start, start + count)[:, None, None] + np.zeros((3, 2))
+        resets = np.zeros((count, 3))
+        resets[-start % 5 :: 5, 0] = 1
+        return Segment(None, targets, resets=resets)
+
+    found = sweep.begin_anew(Source(segments, 20)).segments(start, 5)
+    for number, resets in zip(found.targets[:, 0, 0], found.resets, strict=True):
+        assert resets.tolist() == [number % 8 == 0 or number % 5 == 0, 0, 0]
 
 
 @pytest.mark.parametrize(
