@@ -18,8 +18,8 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.interop.tensors import as_leaf, check_names, check_shapes, convert
-from jaxlstm.interop.torch import NUM_GATES
-from jaxlstm.interop.torch_model import (
+from jaxlstm.interop.torch.layers import NUM_GATES
+from jaxlstm.interop.torch.model import (
     embedding_from_torch,
     linear_from_torch,
     linear_to_torch,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
-from jaxlstm.interop.flax_model import linear_to_flax
+from jaxlstm.interop.flax.model import linear_to_flax
 from jaxlstm.interop.tensors import (
     Layers,
     as_leaf,
@@ -24,7 +24,7 @@ from jaxlstm.interop.tensors import (
     convert,
     list_paths,
 )
-from jaxlstm.interop.torch import directions_of, layers_of
+from jaxlstm.interop.torch.layers import directions_of, layers_of
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams

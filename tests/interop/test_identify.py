@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlstm.interop.identify import identify
+from jaxlstm.interop.origin.identify import identify
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.shapes import OptionError
 from tests.helpers import assert_close

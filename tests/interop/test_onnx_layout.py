@@ -7,8 +7,8 @@ import pytest
 from jaxlstm import Directions, LSTMParams, interop
 from jaxlstm.cells import GRUParams, LSTMVariantParams, RNNParams
 from jaxlstm.interop import WeightsError
-from jaxlstm.interop.onnx_activations import read_activations, write_activations
-from jaxlstm.interop.onnx_layer import attributes_of
+from jaxlstm.interop.onnx.activations import read_activations, write_activations
+from jaxlstm.interop.onnx.layer import attributes_of
 from jaxlstm.shapes import OptionError
 from tests.helpers import assert_close, jit
 from tests.interop.onnx_operators import (

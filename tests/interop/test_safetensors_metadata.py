@@ -40,7 +40,7 @@ def test_the_hash_has_a_name_of_its_own(path):
 
 
 def test_what_could_not_be_read_back_is_not_written(path):
-    with pytest.raises(ValueError, match="metadata have .* can be read back"):
+    with pytest.raises(ValueError, match=r"metadata have .* can be read back"):
         save_safetensors(path, PARAMS, metadata={"long": "x" * LONGEST_HEADER})
     assert not path.exists()
     entries = {"long": "x" * (LONGEST_HEADER - 300)}

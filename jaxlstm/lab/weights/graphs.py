@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlstm import interop
 from jaxlstm.cells import CELLS, Cell
-from jaxlstm.interop.keras_layers import (
+from jaxlstm.interop.keras.running import (
     KerasDense,
     KerasEmbedding,
     KerasModel,

@@ -15,7 +15,7 @@ from jaxlstm.interop.tensors import (
     not_there,
     select,
 )
-from jaxlstm.interop.torch import from_torch, to_torch
+from jaxlstm.interop.torch.layers import from_torch, to_torch
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.model import ModelParams, ReadoutParams, RecurrentParams

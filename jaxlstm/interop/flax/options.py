@@ -12,8 +12,8 @@ from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
-from jaxlstm.interop.flax_cells import Tree, join
-from jaxlstm.interop.torch import StackParams, directions_of
+from jaxlstm.interop.flax.cells import Tree, join
+from jaxlstm.interop.torch.layers import StackParams, directions_of
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 

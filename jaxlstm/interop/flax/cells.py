@@ -31,7 +31,7 @@ from jaxlstm.interop.tensors import (
     convert,
     list_paths,
 )
-from jaxlstm.interop.torch import NUM_GATES
+from jaxlstm.interop.torch.layers import NUM_GATES
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 

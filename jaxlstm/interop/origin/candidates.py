@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.interop.forms import Form
-from jaxlstm.interop.samples import Sample, run, squared_error
+from jaxlstm.interop.origin.forms import Form
+from jaxlstm.interop.origin.samples import Sample, run, squared_error
 
 # Two forms are told apart if the error of one is so many times that of the other; if
 # they differ by the forget bias alone, if the squared error falls by so many times its

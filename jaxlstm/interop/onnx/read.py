@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.interop.onnx import OPERATORS
-from jaxlstm.interop.onnx_graph import DOMAINS, FilePath, Graph
-from jaxlstm.interop.onnx_layer import OnnxLayer, layer_from_onnx
-from jaxlstm.interop.onnx_states import state_from_onnx
+from jaxlstm.interop.onnx.graph import DOMAINS, FilePath, Graph
+from jaxlstm.interop.onnx.layer import OnnxLayer, layer_from_onnx
+from jaxlstm.interop.onnx.operators import OPERATORS
+from jaxlstm.interop.onnx.states import state_from_onnx
 from jaxlstm.interop.tensors import as_leaf, check_names, convert
 from jaxlstm.interop.weights import (
     LONGEST_REASON,

@@ -10,9 +10,9 @@ from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
-from jaxlstm.interop.onnx import directions_of, to_onnx
-from jaxlstm.interop.onnx_build import Builder
-from jaxlstm.interop.onnx_states import Layout, state_to_onnx
+from jaxlstm.interop.onnx.build import Builder
+from jaxlstm.interop.onnx.operators import directions_of, to_onnx
+from jaxlstm.interop.onnx.states import Layout, state_to_onnx
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Connections, Directions
 from jaxlstm.types import Array

@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlstm.cells import GRUParams, RNNParams
-from jaxlstm.interop.keras import stack_of, to_keras
-from jaxlstm.interop.keras_layers import MergeMode
-from jaxlstm.interop.keras_parts import embedding_to_keras, linear_to_keras
+from jaxlstm.interop.keras.arrays import stack_of, to_keras
+from jaxlstm.interop.keras.parts import embedding_to_keras, linear_to_keras
+from jaxlstm.interop.keras.running import MergeMode
 from jaxlstm.interop.safetensors import FilePath
-from jaxlstm.interop.torch import directions_of
+from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.layers import Directions
 from jaxlstm.model import ModelParams, ReadoutParams
 

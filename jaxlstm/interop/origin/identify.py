@@ -21,16 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams
-from jaxlstm.interop.candidates import Candidate, is_alike, nearest_biases, refine
-from jaxlstm.interop.forms import (
+from jaxlstm.interop.origin.candidates import (
+    Candidate,
+    is_alike,
+    nearest_biases,
+    refine,
+)
+from jaxlstm.interop.origin.forms import (
     Form,
     find_twins,
     first_step,
     stored_order,
     with_recurrent_orders,
 )
-from jaxlstm.interop.readings import Reading, find_readings
-from jaxlstm.interop.samples import Sample, read_samples, squared_error
+from jaxlstm.interop.origin.readings import Reading, find_readings
+from jaxlstm.interop.origin.samples import Sample, read_samples, squared_error
 from jaxlstm.interop.tensors import as_array, as_leaf, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError

@@ -20,7 +20,7 @@ from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.tensors import as_leaf, check_shapes, convert
-from jaxlstm.interop.torch import directions_of
+from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Directions
 

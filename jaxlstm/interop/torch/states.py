@@ -14,7 +14,12 @@ from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
 from jaxlstm.interop.tensors import as_array
-from jaxlstm.interop.torch import LayerParams, StackParams, directions_of, layers_of
+from jaxlstm.interop.torch.layers import (
+    LayerParams,
+    StackParams,
+    directions_of,
+    layers_of,
+)
 from jaxlstm.layers import Directions
 from jaxlstm.types import Array
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from jaxlstm.interop.onnx_graph import FilePath
-from jaxlstm.interop.onnx_read import OnnxModel, load_onnx
+from jaxlstm.interop.onnx.graph import FilePath
+from jaxlstm.interop.onnx.read import OnnxModel, load_onnx
 from jaxlstm.interop.weights import LONGEST_REASON, prefix, show
 from jaxlstm.layers import Connections
 from jaxlstm.model import ModelParams, ReadoutParams, RecurrentParams

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
-from jaxlstm.interop.onnx import OperatorParams, directions_of, hidden_size_of
+from jaxlstm.interop.onnx.operators import OperatorParams, directions_of, hidden_size_of
 from jaxlstm.interop.tensors import as_array
 from jaxlstm.layers import Directions
 from jaxlstm.shapes import check_choice

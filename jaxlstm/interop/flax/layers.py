@@ -1,6 +1,6 @@
 """Weights of Flax's recurrent modules, linen's and nnx's, as stacks of layers and back.
 
-What the arrays are called there, `jaxlstm.interop.flax_cells` says. Flax itself is
+What the arrays are called there, `jaxlstm.interop.flax.cells` says. Flax itself is
 needed for `from_nnx` of a module alone.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
-from jaxlstm.interop.flax_cells import (
+from jaxlstm.interop.flax.cells import (
     DIRECTIONS,
     LINEN,
     NNX,
@@ -25,14 +25,14 @@ from jaxlstm.interop.flax_cells import (
     read_cell,
     write_cell,
 )
-from jaxlstm.interop.flax_options import (
+from jaxlstm.interop.flax.options import (
     FlaxLayers,
     check_options,
     find_cell,
     open_module,
 )
 from jaxlstm.interop.tensors import Layers, Paths, check_mapping, list_paths
-from jaxlstm.interop.torch import StackParams, directions_of, layers_of
+from jaxlstm.interop.torch.layers import StackParams, directions_of, layers_of
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.types import PyTree

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.interop.onnx_folds import FOLDS
+from jaxlstm.interop.onnx.folds import FOLDS
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 
 FilePath = str | os.PathLike[str]

@@ -11,7 +11,7 @@ from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
 from jaxlstm.cells.variants import LSTMVariantParams
-from jaxlstm.interop.flax_cells import find_node, flatten
+from jaxlstm.interop.flax.cells import find_node, flatten
 from jaxlstm.interop.tensors import (
     as_array,
     as_leaf,

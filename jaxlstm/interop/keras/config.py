@@ -8,9 +8,10 @@ import numpy as np
 from jaxlstm.cells import Cell, LSTMParams, make_gru, make_lstm, make_rnn
 from jaxlstm.cells.activations import Activation
 from jaxlstm.cells.variants import LSTMVariantParams, make_lstm_variant
-from jaxlstm.interop.keras import read_layer
-from jaxlstm.interop.keras_activations import DENSE_NAMES, activation_of_keras
-from jaxlstm.interop.keras_layers import (
+from jaxlstm.interop.keras.activations import DENSE_NAMES, activation_of_keras
+from jaxlstm.interop.keras.arrays import read_layer
+from jaxlstm.interop.keras.parts import read_dense, read_embedding
+from jaxlstm.interop.keras.running import (
     KerasDense,
     KerasEmbedding,
     KerasIdle,
@@ -19,7 +20,6 @@ from jaxlstm.interop.keras_layers import (
     KerasRecurrent,
     MergeMode,
 )
-from jaxlstm.interop.keras_parts import read_dense, read_embedding
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlstm.interop.onnx_build import Builder
-from jaxlstm.interop.onnx_graph import FilePath
-from jaxlstm.interop.onnx_layer import attributes_of
-from jaxlstm.interop.onnx_stack import Plan, add_layers, give_states
-from jaxlstm.interop.onnx_states import Layout, layers_of
+from jaxlstm.interop.onnx.build import Builder
+from jaxlstm.interop.onnx.graph import FilePath
+from jaxlstm.interop.onnx.layer import attributes_of
+from jaxlstm.interop.onnx.stack import Plan, add_layers, give_states
+from jaxlstm.interop.onnx.states import Layout, layers_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Connections
 from jaxlstm.model import InputKind, ModelParams

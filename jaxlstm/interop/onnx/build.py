@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm.interop.onnx_graph import import_onnx
+from jaxlstm.interop.onnx.graph import import_onnx
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.shapes import OptionError
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlstm.interop.readings import Reading, Weight
-from jaxlstm.interop.samples import Sample, Weights, sigmoid
+from jaxlstm.interop.origin.readings import Reading, Weight
+from jaxlstm.interop.origin.samples import Sample, Weights, sigmoid
 
 GATES = "ifgo"
 ORDERS = list(itertools.permutations(range(len(GATES))))

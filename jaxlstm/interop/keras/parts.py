@@ -10,9 +10,9 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
-from jaxlstm.interop.keras import stack_of
+from jaxlstm.interop.keras.arrays import stack_of
 from jaxlstm.interop.tensors import as_array, as_leaf, check_shapes, convert
-from jaxlstm.interop.torch import directions_of
+from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams

@@ -1,0 +1,1 @@
+"""Weights to and from the modules of Flax, linen and nnx."""

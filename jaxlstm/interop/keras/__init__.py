@@ -1,0 +1,1 @@
+"""Layers and model files to and from Keras."""

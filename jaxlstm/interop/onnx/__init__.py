@@ -1,0 +1,1 @@
+"""Operators and model files to and from ONNX."""
