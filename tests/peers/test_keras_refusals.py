@@ -27,7 +27,7 @@ def members(tmp_path_factory):
     layers = [
         L.Embedding(X, 4, name="words"),
         L.LSTM(H, return_sequences=True, name="first"),
-        L.Bidirectional(L.GRU(H, return_sequences=True), name="second"),
+        L.Bidirectional(L.GRU(H, return_sequences=True, name="gru"), name="second"),
         L.SimpleRNN(H, name="third"),
         L.Dense(2, name="out"),
     ]
