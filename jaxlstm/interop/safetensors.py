@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.interop.files import FilePath, write_file
 from jaxlstm.interop.weights import (
     LONGEST_REASON,
     Form,
@@ -32,8 +33,6 @@ from jaxlstm.interop.weights import (
     show,
 )
 from jaxlstm.types import PyTree
-
-FilePath = str | os.PathLike[str]
 
 KEY, VERSION = "jaxlstm", "1"
 # The name of the metadata in a header, which no tensor can have.
@@ -99,17 +98,7 @@ def save_safetensors(
             f"metadata: names and metadata have {length} bytes, of which "
             f"{LONGEST_HEADER} can be read back"
         )
-    replacement = f"{os.fspath(path)}.{os.getpid()}.new"
-    try:
-        with open(replacement, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(replacement, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(replacement)
-        raise
+    write_file(path, data)
 
 
 def load_safetensors(

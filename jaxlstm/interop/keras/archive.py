@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.interop.safetensors import FilePath
+from jaxlstm.interop.files import FilePath
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 
 METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.interop.files import FilePath
 from jaxlstm.interop.keras.archive import LEGACY, Archive, read_archive
 from jaxlstm.interop.keras.config import Options, read_keras_layer
 from jaxlstm.interop.keras.graph import MASKS, find_branches
 from jaxlstm.interop.keras.running import KerasModel
-from jaxlstm.interop.safetensors import FilePath
 from jaxlstm.interop.tensors import check_names
 from jaxlstm.interop.weights import WeightsError, prefix, show
 

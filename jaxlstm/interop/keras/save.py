@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlstm.cells import GRUParams, RNNParams
+from jaxlstm.interop.files import FilePath
 from jaxlstm.interop.keras.arrays import stack_of, to_keras
 from jaxlstm.interop.keras.parts import embedding_to_keras, linear_to_keras
 from jaxlstm.interop.keras.running import MergeMode
-from jaxlstm.interop.safetensors import FilePath
 from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.layers import Directions
 from jaxlstm.model import ModelParams, ReadoutParams

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxlstm.interop.files import FilePath
 from jaxlstm.interop.onnx.folds import FOLDS
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
-
-FilePath = str | os.PathLike[str]
 
 # What a protocol buffer can have, and how far back a tensor is followed.
 LARGEST_FILE, MOST_STEPS = 2**31 - 1, 100

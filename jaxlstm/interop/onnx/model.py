@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxlstm.interop.onnx.graph import FilePath
+from jaxlstm.interop.files import FilePath
 from jaxlstm.interop.onnx.read import OnnxModel, load_onnx
 from jaxlstm.interop.weights import LONGEST_REASON, prefix, show
 from jaxlstm.layers import Connections

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.interop.onnx.graph import DOMAINS, FilePath, Graph
+from jaxlstm.interop.files import FilePath
+from jaxlstm.interop.onnx.graph import DOMAINS, Graph
 from jaxlstm.interop.onnx.layer import OnnxLayer, layer_from_onnx
 from jaxlstm.interop.onnx.operators import OPERATORS
 from jaxlstm.interop.onnx.states import state_from_onnx

@@ -1,15 +1,13 @@
 """Stacks of recurrent layers, and whole models, as ONNX files."""
 
-import contextlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxlstm.interop.files import FilePath, write_file
 from jaxlstm.interop.onnx.build import Builder
-from jaxlstm.interop.onnx.graph import FilePath
 from jaxlstm.interop.onnx.layer import attributes_of
 from jaxlstm.interop.onnx.stack import Plan, add_layers, give_states
 from jaxlstm.interop.onnx.states import Layout, layers_of
@@ -74,7 +72,7 @@ def save_onnx(
     builder.add("Identity", "Y", [top])
     builder.give("Y", plan.order("T", "B", sizes.width(connections)))
     give_states(builder, plan, sizes)
-    _write(path, builder.serialize(metadata or {}))
+    write_file(path, builder.serialize(metadata or {}))
 
 
 def model_to_onnx(
@@ -145,7 +143,7 @@ def model_to_onnx(
         builder.add("Add", "Y", [product, builder.constant("readout.b", b)])
     builder.give("Y", ["B", size] if last else ["T", "B", size])
     give_states(builder, plan, sizes)
-    _write(path, builder.serialize(metadata or {}))
+    write_file(path, builder.serialize(metadata or {}))
 
 
 def _plan(
@@ -185,18 +183,3 @@ def _dtype(layers: Any) -> np.dtype:
             "operator needs one dtype"
         )
     return np.dtype(dtypes.pop())
-
-
-def _write(path: FilePath, data: bytes) -> None:
-    """Writes a file, which appears whole or not at all."""
-    replacement = f"{os.fspath(path)}.{os.getpid()}.new"
-    try:
-        with open(replacement, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(replacement, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(replacement)
-        raise
