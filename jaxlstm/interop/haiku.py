@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams, LSTMState
-from jaxlstm.interop.flax.model import linear_to_flax
+from jaxlstm.interop.stacks import cells_of, directions_of, readout_of
 from jaxlstm.interop.tensors import (
     Layers,
     as_leaf,
@@ -24,7 +24,6 @@ from jaxlstm.interop.tensors import (
     convert,
     list_paths,
 )
-from jaxlstm.interop.torch.layers import directions_of, layers_of
 from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams
@@ -101,7 +100,7 @@ def to_haiku(
       TypeError: a layer is no LSTM.
       WeightsError: the names are not as many as the layers and directions.
     """
-    cells = [cell for layer in layers_of(params) for cell in directions_of(layer)]
+    cells = cells_of(params)
     if layers is None:
         names = [f"lstm_{n}" if n else "lstm" for n in range(len(cells))]
     else:
@@ -188,8 +187,7 @@ def linear_to_haiku(params: ReadoutParams) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the readout has no weights of its own.
     """
-    arrays = linear_to_flax(params)
-    return {"w": arrays["kernel"], "b": arrays["bias"]}
+    return dict(zip("wb", readout_of(params), strict=True))
 
 
 def _write_lstm(params: Any) -> dict[str, np.ndarray]:

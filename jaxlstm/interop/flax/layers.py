@@ -31,8 +31,9 @@ from jaxlstm.interop.flax.options import (
     find_cell,
     open_module,
 )
+from jaxlstm.interop.stacks import directions_of, layers_of
 from jaxlstm.interop.tensors import Layers, Paths, check_mapping, list_paths
-from jaxlstm.interop.torch.layers import StackParams, directions_of, layers_of
+from jaxlstm.interop.torch.layers import StackParams
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 from jaxlstm.types import PyTree

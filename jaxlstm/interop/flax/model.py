@@ -12,6 +12,7 @@ from jaxlstm.cells.lstm import LSTMParams, LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.flax.cells import find_node, flatten
+from jaxlstm.interop.stacks import readout_of
 from jaxlstm.interop.tensors import (
     as_array,
     as_leaf,
@@ -87,12 +88,7 @@ def linear_to_flax(params: ReadoutParams) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the readout has no weights of its own.
     """
-    if params.w is None or params.b is None:
-        raise ValueError(
-            "params: the readout has no weights of its own; one that is tied has those "
-            "of the embedding"
-        )
-    return {"kernel": np.array(params.w), "bias": np.array(params.b)}
+    return dict(zip(("kernel", "bias"), readout_of(params), strict=True))
 
 
 def state_from_flax(carry: Any, params: Any) -> Any:

@@ -13,7 +13,8 @@ from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.flax.cells import Tree, join
-from jaxlstm.interop.torch.layers import StackParams, directions_of
+from jaxlstm.interop.stacks import cells_of
+from jaxlstm.interop.torch.layers import StackParams
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
 
@@ -85,7 +86,7 @@ def find_cell(params: StackParams, cells: Mapping[str, Any]) -> FlaxLayers:
     Raises:
       WeightsError: the cells differ, or are no LSTM and lack an option.
     """
-    kinds = {type(cell) for layer in params for cell in directions_of(layer)}
+    kinds = {type(cell) for cell in cells_of(params)}
     given = {tuple(_find_options(cell).items()) for cell in cells.values()}
     if len(kinds) > 1 or len(given) > 1:
         raise WeightsError(

@@ -19,8 +19,8 @@ from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
+from jaxlstm.interop.stacks import directions_of, layers_of
 from jaxlstm.interop.tensors import as_leaf, check_shapes, convert
-from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Directions
 
@@ -86,7 +86,7 @@ def to_keras(params: Any) -> list[list[np.ndarray]]:
             for one in directions_of(layer)
             for array in _take_apart(one, n)
         ]
-        for n, layer in enumerate(stack_of(params))
+        for n, layer in enumerate(layers_of(params))
     ]
 
 
@@ -197,8 +197,3 @@ def _take_apart(params: Any, layer: int) -> list[np.ndarray]:
             "LSTMParams, LSTMVariantParams, GRUParams and RNNParams"
         )
     return [np.asarray(array) for array in there.values()]
-
-
-def stack_of(params: Any) -> tuple[Any, ...]:
-    """Returns the layers of a stack; or of a single layer, which is a tuple too, it."""
-    return (params,) if hasattr(params, "_fields") else tuple(params)

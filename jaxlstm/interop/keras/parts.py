@@ -10,9 +10,8 @@ import numpy as np
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
-from jaxlstm.interop.keras.arrays import stack_of
+from jaxlstm.interop.stacks import directions_of, layers_of, readout_of
 from jaxlstm.interop.tensors import as_array, as_leaf, check_shapes, convert
-from jaxlstm.interop.torch.layers import directions_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Directions
 from jaxlstm.model import ReadoutParams
@@ -34,7 +33,7 @@ def state_from_keras(states: Sequence[Sequence[Any]], params: Any) -> tuple[Any,
     Raises:
       ValueError: a part is missing or too many, or a shape is not that of the stack.
     """
-    layers = stack_of(params)
+    layers = layers_of(params)
     if len(states) != len(layers):
         raise ValueError(
             f"states: {len(states)} are not those of {len(layers)} layers; give a list "
@@ -50,7 +49,7 @@ def state_to_keras(states: Any) -> list[list[Array]]:
     """Returns the state of a stack as Keras has it, a list of arrays for each layer."""
     return [
         [part for one in directions_of(layer) for part in one]
-        for layer in stack_of(states)
+        for layer in layers_of(states)
     ]
 
 
@@ -114,12 +113,7 @@ def linear_to_keras(params: ReadoutParams) -> list[np.ndarray]:
     Raises:
       ValueError: the readout has no weights of its own.
     """
-    if params.w is None or params.b is None:
-        raise ValueError(
-            "params: the readout has no weights of its own; one that is tied has those "
-            "of the embedding"
-        )
-    return [np.array(params.w), np.array(params.b)]
+    return list(readout_of(params))
 
 
 def read_embedding(weights: Sequence[Any], place: str, dtype: Any = None) -> Array:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from jaxlstm.cells import GRUParams, RNNParams
 from jaxlstm.interop.files import FilePath
-from jaxlstm.interop.keras.arrays import stack_of, to_keras
+from jaxlstm.interop.keras.arrays import to_keras
 from jaxlstm.interop.keras.parts import embedding_to_keras, linear_to_keras
 from jaxlstm.interop.keras.running import MergeMode
-from jaxlstm.interop.torch.layers import directions_of
+from jaxlstm.interop.stacks import directions_of, layers_of
 from jaxlstm.layers import Directions
 from jaxlstm.model import ModelParams, ReadoutParams
 
@@ -88,7 +88,7 @@ def save_keras(
 def _take_apart(params: Any) -> tuple[Any, tuple[Any, ...], ReadoutParams | None]:
     """Returns embedding, layers and readout; None for what there is not."""
     if not isinstance(params, ModelParams):
-        return None, stack_of(params), None
+        return None, layers_of(params), None
     (table, layers, start), (w, b) = params
     if start is not None:
         raise ValueError(

@@ -11,8 +11,9 @@ from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.onnx.activations import read_activations, write_activations
-from jaxlstm.interop.onnx.operators import Direction, directions_of, from_onnx
+from jaxlstm.interop.onnx.operators import Direction, from_onnx
 from jaxlstm.interop.onnx.states import Layout
+from jaxlstm.interop.stacks import directions_of
 from jaxlstm.interop.tensors import check_names
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions

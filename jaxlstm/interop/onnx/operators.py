@@ -17,6 +17,7 @@ from jaxlstm.cells.gru import GRUParams
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
+from jaxlstm.interop.stacks import directions_of
 from jaxlstm.interop.tensors import as_leaf, check_shapes, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
@@ -160,11 +161,6 @@ def to_onnx(params: Any, *, input_forget: bool = False) -> dict[str, np.ndarray]
     if any(one.keys() != first.keys() for one in both):
         raise WeightsError("params: the two directions do not have the same parts")
     return {name: np.stack([one[name] for one in both]) for name in first}
-
-
-def directions_of(layer: Any) -> tuple[Any, ...]:
-    """Returns what a layer has of each direction, one or two."""
-    return tuple(layer) if isinstance(layer, Directions) else (layer,)
 
 
 def hidden_size_of(params: Any) -> int:

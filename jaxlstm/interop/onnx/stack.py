@@ -11,8 +11,9 @@ from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.onnx.build import Builder
-from jaxlstm.interop.onnx.operators import directions_of, to_onnx
+from jaxlstm.interop.onnx.operators import to_onnx
 from jaxlstm.interop.onnx.states import Layout, state_to_onnx
+from jaxlstm.interop.stacks import directions_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Connections, Directions
 from jaxlstm.types import Array

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
-from jaxlstm.interop.onnx.operators import OperatorParams, directions_of, hidden_size_of
+from jaxlstm.interop.onnx.operators import hidden_size_of
+from jaxlstm.interop.stacks import cells_of, layers_of
 from jaxlstm.interop.tensors import as_array
 from jaxlstm.layers import Directions
 from jaxlstm.shapes import check_choice
 from jaxlstm.types import Array
 
 Layout = Literal[0, 1]
-States = LSTMState | GRUState | RNNState
 
 
 def state_from_onnx(state: Any, params: Any, *, layout: Layout = 0) -> Any:
@@ -43,7 +43,7 @@ def state_from_onnx(state: Any, params: Any, *, layout: Layout = 0) -> Any:
     """
     check_choice("layout", layout, Layout)
     layers = layers_of(params)
-    cells = [cell for layer in layers for cell in directions_of(layer)]
+    cells = cells_of(layers)
     make = find_state(cells[0])
     parts = state if isinstance(state, tuple | list) else (state,)
     if len(parts) != len(make._fields):
@@ -81,15 +81,10 @@ def state_to_onnx(states: Any, *, layout: Layout = 0) -> Any:
       OptionError: the layout is neither 0 nor 1.
     """
     check_choice("layout", layout, Layout)
-    cells = [state for layer in layers_of(states) for state in directions_of(layer)]
-    joined = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=layout), *cells)
+    joined = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves, axis=layout), *cells_of(states)
+    )
     return tuple(joined) if isinstance(joined, LSTMState) else joined.h
-
-
-def layers_of(stack: Any) -> tuple[Any, ...]:
-    """Returns the layers of a stack; or of a single layer, which is a tuple too, it."""
-    single = isinstance(stack, Directions | OperatorParams | States)
-    return (stack,) if single else tuple(stack)
 
 
 def find_state(params: Any) -> type:

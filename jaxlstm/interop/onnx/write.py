@@ -10,7 +10,8 @@ from jaxlstm.interop.files import FilePath, write_file
 from jaxlstm.interop.onnx.build import Builder
 from jaxlstm.interop.onnx.layer import attributes_of
 from jaxlstm.interop.onnx.stack import Plan, add_layers, give_states
-from jaxlstm.interop.onnx.states import Layout, layers_of
+from jaxlstm.interop.onnx.states import Layout
+from jaxlstm.interop.stacks import layers_of
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.layers import Connections
 from jaxlstm.model import InputKind, ModelParams

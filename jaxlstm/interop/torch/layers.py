@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlstm.cells.gru import GRUParams, GRUState
-from jaxlstm.cells.lstm import LSTMParams, LSTMState, ProjectedLSTMParams
-from jaxlstm.cells.rnn import RNNParams, RNNState
+from jaxlstm.cells.gru import GRUParams
+from jaxlstm.cells.lstm import LSTMParams, ProjectedLSTMParams
+from jaxlstm.cells.rnn import RNNParams
+from jaxlstm.interop.stacks import directions_of, layers_of
 from jaxlstm.interop.tensors import (
     as_leaf,
     check_mapping,
@@ -111,17 +112,6 @@ def to_torch(
                 name = f"{prefix}{kind}_l{n}{suffix}"
                 arrays[name] = np.ascontiguousarray(array)
     return arrays
-
-
-def layers_of(stack: Any) -> tuple[Any, ...]:
-    """Returns the layers of a stack; or of a single layer, which is a tuple too, it."""
-    single = Directions | LayerParams | LSTMState | GRUState | RNNState
-    return (stack,) if isinstance(stack, single) else tuple(stack)
-
-
-def directions_of(layer: Any) -> tuple[Any, ...]:
-    """Returns what a layer has of each direction, one or two."""
-    return tuple(layer) if isinstance(layer, Directions) else (layer,)
 
 
 def _find_kinds(tensors: Mapping[str, Any]) -> list[str]:

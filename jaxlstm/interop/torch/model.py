@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.interop.stacks import readout_of
 from jaxlstm.interop.tensors import (
     as_leaf,
     check_mapping,
@@ -79,15 +80,8 @@ def linear_to_torch(params: ReadoutParams, prefix: str = "") -> dict[str, np.nda
     Raises:
       ValueError: the readout has no weights of its own.
     """
-    if params.w is None or params.b is None:
-        raise ValueError(
-            "params: the readout has no weights of its own; one that is tied has those "
-            "of the embedding"
-        )
-    return {
-        f"{prefix}weight": np.ascontiguousarray(np.asarray(params.w).T),
-        f"{prefix}bias": np.array(params.b),
-    }
+    w, b = readout_of(params)
+    return {f"{prefix}weight": np.ascontiguousarray(w.T), f"{prefix}bias": b}
 
 
 def model_from_torch(

@@ -13,13 +13,9 @@ import jax.numpy as jnp
 from jaxlstm.cells.gru import GRUParams, GRUState
 from jaxlstm.cells.lstm import LSTMState
 from jaxlstm.cells.rnn import RNNParams, RNNState
+from jaxlstm.interop.stacks import cells_of, layers_of
 from jaxlstm.interop.tensors import as_array
-from jaxlstm.interop.torch.layers import (
-    LayerParams,
-    StackParams,
-    directions_of,
-    layers_of,
-)
+from jaxlstm.interop.torch.layers import LayerParams, StackParams
 from jaxlstm.layers import Directions
 from jaxlstm.types import Array
 
@@ -40,7 +36,7 @@ def state_from_torch(state: Any, params: StackParams | LayerParams) -> tuple[Any
       ValueError: a part is missing or too many, or a shape is not that of the stack.
     """
     layers = layers_of(params)
-    cells = [cell for layer in layers for cell in directions_of(layer)]
+    cells = cells_of(layers)
     make = _find_state(cells[0])
     parts = state if isinstance(state, tuple | list) else (state,)
     if len(parts) != len(make._fields):
@@ -75,7 +71,7 @@ def state_to_torch(states: Any) -> Any:
       (h [L D, ..., R], c [L D, ..., H]) of an LSTM; h of the others. As JAX arrays:
       `torch.tensor(numpy.asarray(h))` makes a tensor of one.
     """
-    cells = [state for layer in layers_of(states) for state in directions_of(layer)]
+    cells = cells_of(states)
     joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cells)
     return tuple(joined) if isinstance(joined, LSTMState) else joined.h
 
