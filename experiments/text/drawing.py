@@ -30,6 +30,7 @@ NAMES = {
     "g": "candidate g",
     "c": "memory c",
     "h": "output h",
+    "m": "log normaliser m",
 }
 
 

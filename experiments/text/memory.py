@@ -201,7 +201,8 @@ def gates(
 
     Returns:
       Of an LSTM the gates i, f, g, o [T] by name, and of every cell the fields of its
-      state after each symbol [T].
+      state after each symbol [T], but for those that are not of its units: an output
+      that is projected, or several numbers for each of them.
     """
     recurrent, state = params.recurrent, recording.states[unit.layer]
     layer, found = recurrent.layers[unit.layer], {}
@@ -218,7 +219,7 @@ def gates(
             letter: np.asarray(values[name])[:, unit.number]
             for letter, name in LETTERS.items()
         }
-    shape = np.shape(cell.output(state))
+    shape = np.shape(state.c if hasattr(state, "c") else cell.output(state))
     fields = {
         jax.tree_util.keystr(path, simple=True): leaf[1:, 0, unit.number]
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -1,5 +1,6 @@
 """Pictures of what a net remembers of a text, against planted units and equations."""
 
+import functools
 import json
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from experiments.text.agreement import align, compare, fit, verdict
 from experiments.text.drawing import draw_agreement, label_of
 from experiments.text.features import explain, features
 from experiments.text.memory import (
+    Recording,
     Unit,
     activations,
     choose_units,
@@ -21,10 +23,10 @@ from experiments.text.memory import (
     pick,
     record,
 )
-from jaxlstm.cells import make_gru, make_lstm
+from jaxlstm.cells import CELLS, make_gru, make_lstm
 from jaxlstm.lab import Vocabulary, load_run
 from jaxlstm.lab.commands import main
-from jaxlstm.model import make_model
+from jaxlstm.model import ModelParams, RecurrentParams, make_model
 
 LETTERS = Vocabulary("characters", tuple('\n "abcdefghijklmnopqrstuvwxyz'))
 H = 8
@@ -196,6 +198,32 @@ def test_other_cells_show_their_state():
     np.testing.assert_array_equal(
         activations(cell, recording)[:, 0, 0, 2], recording.states[0].h[1:, 0, 2]
     )
+
+
+# Fields of the state that have a number for each unit, where they are not h and c.
+FIELDS = {
+    "projected": {"c"},
+    "slstm": {"h", "c", "m"},
+    **{name: {"h"} for name in ("gru", "leaky_rnn", "min_lstm", "rnn")},
+}
+OTHERS = {name: make for name, make in CELLS.items() if name != "lstm"}
+OTHERS["projected"] = functools.partial(make_lstm, projection_size=3)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_units_of_any_cell_have_the_fields_that_are_of_units(name):
+    cell, random = OTHERS[name](), np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), 5, H))
+    state = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape),
+        jax.eval_shape(lambda params: cell.initial_state(params, (4, 1)), shapes),
+    )
+    params = ModelParams(RecurrentParams(None, (shapes,), None), None)
+    recording = Recording(np.zeros((3, 1), int), (state,))
+    found = gates(cell, params, recording, Unit(0, 6))
+    assert found.keys() == FIELDS.get(name, {"h", "c"})
+    for letter, values in found.items():
+        np.testing.assert_array_equal(values, getattr(state, letter)[1:, 0, 6])
 
 
 def number_net():
