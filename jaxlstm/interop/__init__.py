@@ -1,6 +1,7 @@
 """Weights to and from files and other frameworks."""
 
 from jaxlstm.interop.equinox import embedding_from_equinox as embedding_from_equinox
+from jaxlstm.interop.equinox import embedding_to_equinox as embedding_to_equinox
 from jaxlstm.interop.equinox import from_equinox as from_equinox
 from jaxlstm.interop.equinox import linear_from_equinox as linear_from_equinox
 from jaxlstm.interop.equinox import linear_to_equinox as linear_to_equinox
@@ -18,10 +19,12 @@ from jaxlstm.interop.flax.model import state_from_flax as state_from_flax
 from jaxlstm.interop.flax.model import state_to_flax as state_to_flax
 from jaxlstm.interop.flax.options import FlaxLayers as FlaxLayers
 from jaxlstm.interop.haiku import embedding_from_haiku as embedding_from_haiku
+from jaxlstm.interop.haiku import embedding_to_haiku as embedding_to_haiku
 from jaxlstm.interop.haiku import from_haiku as from_haiku
 from jaxlstm.interop.haiku import linear_from_haiku as linear_from_haiku
 from jaxlstm.interop.haiku import linear_to_haiku as linear_to_haiku
 from jaxlstm.interop.haiku import state_from_haiku as state_from_haiku
+from jaxlstm.interop.haiku import state_to_haiku as state_to_haiku
 from jaxlstm.interop.haiku import to_haiku as to_haiku
 from jaxlstm.interop.keras.arrays import from_keras as from_keras
 from jaxlstm.interop.keras.arrays import to_keras as to_keras

@@ -119,6 +119,11 @@ def embedding_from_equinox(embedding: Any, *, dtype: Any = None) -> Array:
     return embedding_from_torch(_find_arrays(embedding, LINEAR), dtype=dtype)
 
 
+def embedding_to_equinox(embedding: Any) -> dict[str, Array]:
+    """Returns a table [X, E] as the array of an eqx.nn.Embedding, by its name."""
+    return {"weight": as_leaf(np.asarray(embedding))}
+
+
 def linear_from_equinox(linear: Any, *, dtype: Any = None) -> ReadoutParams:
     """Returns w [H, Y] and b [Y] of an eqx.nn.Linear, or of a mapping of its arrays.
 

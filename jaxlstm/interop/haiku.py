@@ -8,6 +8,7 @@ and adds 1 to its forget gate whenever it is called. Here the blocks stand in th
 i, f, g, o, and the 1 is in the bias.
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,6 +139,37 @@ def state_from_haiku(state: Any) -> Any:
     )
 
 
+def state_to_haiku(state: Any) -> Any:
+    """Returns a state as hk.LSTMState(hidden, cell), or those of several layers.
+
+    Args:
+      state: `LSTMState`, or a tuple of them, one for each layer.
+
+    Returns:
+      hk.LSTMState, or a tuple of them, as an hk.DeepRNN of several has.
+
+    Raises:
+      ModuleNotFoundError: the package dm-haiku is not installed.
+      TypeError: it is of another cell.
+    """
+    if type(state) is tuple or isinstance(state, list | Directions):
+        return tuple(map(state_to_haiku, state))
+    if not isinstance(state, LSTMState):
+        raise TypeError(
+            f"state: {type(state).__name__} is of no module of Haiku, as LSTMState is"
+        )
+    try:
+        haiku = importlib.import_module("haiku")
+    except ModuleNotFoundError as error:
+        if error.name != "haiku":
+            raise
+        raise ModuleNotFoundError(
+            "states of Haiku are made by the package haiku: pip install dm-haiku",
+            name="haiku",
+        ) from None
+    return haiku.LSTMState(hidden=state.h, cell=state.c)
+
+
 def embedding_from_haiku(
     params: Mapping[str, Any], name: str = "embed", *, dtype: Any = None
 ) -> Array:
@@ -155,6 +187,11 @@ def embedding_from_haiku(
       WeightsError: the array is not there, is no matrix, or is not alone.
     """
     return as_leaf(_read(params, name, ["embeddings"], dtype)["embeddings"])
+
+
+def embedding_to_haiku(embedding: Any) -> dict[str, np.ndarray]:
+    """Returns a table [X, E] as the array of an hk.Embed."""
+    return {"embeddings": np.array(embedding)}
 
 
 def linear_from_haiku(

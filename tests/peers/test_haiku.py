@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import Directions, interop, lstm_stack
+from jaxlstm.cells import GRUState
 from jaxlstm.interop import WeightsError
 from tests.helpers import assert_close, draw_like, jit
 
@@ -46,7 +47,7 @@ def run_here(parts, symbols, state):
     table, layers, readout = parts
     start = interop.state_from_haiku(state)
     last, outputs = lstm_stack(layers, table[symbols], start)
-    last = tuple(hk.LSTMState(hidden=s.h, cell=s.c) for s in last)
+    last = interop.state_to_haiku(last)
     return outputs @ readout.w + jnp.broadcast_to(readout.b, (T, B, 2)), last
 
 
@@ -112,7 +113,7 @@ def test_both_ways(x64):
     _, weights, _, _ = make_tagger()
     table, layers, readout = read(weights)
     there = interop.to_haiku(layers, LAYERS)
-    there["tagger/~/embed"] = {"embeddings": np.asarray(table)}
+    there["tagger/~/embed"] = interop.embedding_to_haiku(table)
     there["tagger/~/linear"] = interop.linear_to_haiku(readout)
     # Adding 1 to a bias and taking it away again loses its last bits.
     assert_close(there, weights)
@@ -158,6 +159,18 @@ def test_arrays_that_do_not_fit(x64, name):
         interop.from_haiku({"lstm/linear": {"w": linear["w"]}})
 
 
+def test_states_both_ways():
+    *_, state = make_tagger()
+    there = interop.state_to_haiku(interop.state_from_haiku(state))
+    assert [type(layer) for layer in there] == [hk.LSTMState] * 2
+    assert_close(there, state, 0)
+    first = interop.state_from_haiku(state[0])
+    both = interop.state_to_haiku([Directions(first, first)])
+    assert_close(both, ((state[0], state[0]),), 0)
+
+
 def test_what_is_no_state():
+    with pytest.raises(TypeError, match=r"^state: GRUState is of no module of Haiku"):
+        interop.state_to_haiku(GRUState(np.ones((B, H))))
     with pytest.raises(ValueError, match=r"^state: is a dict; give an hk.LSTMState"):
         interop.state_from_haiku({"hidden": 0, "cell": 0})
