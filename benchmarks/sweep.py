@@ -186,20 +186,43 @@ class Sweep:
             "validation": validation,
         }
 
-    def make(
-        self, jobs: Sequence[Job], speeds: dict[str, Any], seconds: float
+    def obtain(self, job: Job, speed: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Returns a run: the one that is there, or else a new one."""
+        for run in self.read_runs():
+            if Job(*(run[name] for name in Job._fields)) == job:
+                return run
+        run = self.train(job, speed, seconds)
+        with (self.folder / "runs.jsonl").open("a") as file:
+            file.write(json.dumps(run) + "\n")
+        return run
+
+    def climb(
+        self,
+        cell: str,
+        rates: Sequence[float],
+        seeds: int,
+        speed: dict[str, Any],
+        seconds: float,
     ) -> Iterator[dict[str, Any]]:
-        """Makes those runs of a list that are missing, and yields each."""
-        for job in jobs:
-            there = {
-                Job(*(run[name] for name in Job._fields)) for run in self.read_runs()
-            }
-            if job in there:
-                continue
-            run = self.train(job, speeds[job.cell], seconds)
-            with (self.folder / "runs.jsonl").open("a") as file:
-                file.write(json.dumps(run) + "\n")
+        """Yields a cell's runs: up the rates, and from more seeds at the best of them.
+
+        Args:
+          cell: by name.
+          rates: the next one up is tried as long as the last one was better than that
+            before.
+          seeds: how many runs there are at the best rate.
+          speed: of the cell, as `measure` returns it.
+          seconds: of a run's training.
+        """
+        best, least = min(rates), math.inf
+        for rate in sorted(rates):
+            run = self.obtain(Job(cell, 0, rate), speed, seconds)
             yield run
+            if not run["validation"] < least:
+                break
+            best, least = rate, run["validation"]
+        for seed in range(1, seeds):
+            yield self.obtain(Job(cell, seed, best), speed, seconds)
 
 
 def begin_anew(source: Source) -> Source:
@@ -218,13 +241,3 @@ def begin_anew(source: Source) -> Source:
 def _updates(count: int) -> tuple[str, str]:
     """Returns overrides for so many updates, an evaluation at the end."""
     return f"train.num_updates={count}", f"train.eval_every={count}"
-
-
-def list_jobs(cells: Sequence[str], rates: Sequence[float], seeds: int) -> list[Job]:
-    """Returns all runs: the first seed's at every rate, then the next one's."""
-    return [
-        Job(cell, seed, rate)
-        for seed in range(seeds)
-        for rate in rates
-        for cell in cells
-    ]

@@ -8,10 +8,10 @@ the number of parameters allows. Its state is carried over 8 segments, and then 
 anew: a net that is seldom trained from zeros may get stuck there. First all take turns
 at a few updates, on one thread, and what an update costs is kept in DIR/speeds.json:
 the median over the rounds of its processor time beside the LSTM's. Then each is
-trained, from each seed and at each learning rate, for the updates that fit into the
-same seconds. A run is a line of DIR/runs.jsonl as soon as it is over: the same command,
-started again, makes those that are missing. `--part 1/2` and `--part 2/2` share them
-between two processes.
+trained for the updates that fit into the same seconds: up a list of learning rates, as
+long as the next one is better, and from more seeds at the best. A run is a line of
+DIR/runs.jsonl as soon as it is over: the same command, started again, makes those that
+are missing. `--part 1/2` and `--part 2/2` share the cells between two processes.
 """
 
 import argparse
@@ -27,30 +27,24 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from benchmarks.sweep import BASELINE, Sweep, list_jobs  # noqa: E402
+from benchmarks.sweep import BASELINE, Sweep  # noqa: E402
 from jaxlstm.cells import CELLS  # noqa: E402
 
 # The LSTM by other names, and the plain net with an option more.
 LEFT_OUT = ("lstm_variant", "np_lstm", "leaky_rnn")
+RATES = 4e-3, 1e-2, 2.5e-2, 6e-2, 0.15
 
 
 def find_best(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Returns each cell's runs at the rate that serves it best, the best cell first.
-
-    Rates are compared by the mean over the seeds that all of them have.
-    """
+    """Returns each cell's runs at its best rate, by the first seed; best cell first."""
     by_cell: dict[str, dict[float, dict[int, dict[str, Any]]]] = {}
     for run in runs:
         rates = by_cell.setdefault(run["cell"], {})
         rates.setdefault(run["learning_rate"], {})[run["seed"]] = run
     best = {}
     for cell, rates in by_cell.items():
-        common = set.intersection(*(set(seeds) for seeds in rates.values()))
-
-        def mean(rate: float, rates: Any = rates, common: set[int] = common) -> float:
-            return _mean([rates[rate][seed] for seed in common])
-
-        best[cell] = list(rates[min(rates, key=mean)].values())
+        own = min(rates.values(), key=lambda seeds: seeds[0]["validation"])
+        best[cell] = [own[seed] for seed in sorted(own)]
     return dict(sorted(best.items(), key=lambda item: _mean(item[1])))
 
 
@@ -98,9 +92,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     cells = [name for name in CELLS if name not in LEFT_OUT]
     add("--out", type=Path, default=Path("runs/variants"), metavar="DIR")
     add("--cells", nargs="+", default=cells, metavar="NAME")
-    add("--seconds", type=float, default=60.0, help="of each run's training")
+    add("--seconds", type=float, default=20.0, help="of each run's training")
     add("--parameters", type=int, default=100_000, metavar="N")
-    add("--rates", nargs="+", type=float, default=[3e-3, 1e-2], metavar="R")
+    add("--rates", nargs="+", type=float, default=RATES, metavar="R")
     add("--seeds", type=int, default=1, metavar="N")
     add("--rounds", type=int, default=5, help="in which the cells take turns")
     add("--part", type=parse_part, default=(1, 1), metavar="n/N")
@@ -111,7 +105,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--cells {unknown[0]}: unknown; use some of {', '.join(CELLS)}")
     if BASELINE not in options.cells:
         parser.error(f"--cells: leaves out {BASELINE}, which all are timed beside")
-    for name in ("seconds", "parameters", "rounds"):
+    for name in ("seconds", "parameters", "rounds", "seeds"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name} {getattr(options, name)}: is not positive")
     return options
@@ -122,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     sweep = Sweep(options.out, options.set, options.parameters)
     speeds = sweep.read_speeds(options.cells, options.rounds)
-    jobs = list_jobs(options.cells, options.rates, options.seeds)
     part, parts = options.part
-    for run in sweep.make(jobs[part - 1 :: parts], speeds, options.seconds):
-        print(json.dumps(run), flush=True)
+    for cell in options.cells[part - 1 :: parts]:
+        rest = options.rates, options.seeds, speeds[cell], options.seconds
+        for run in sweep.climb(cell, *rest):
+            print(json.dumps(run), flush=True)
     text = write_table(speeds, sweep.read_runs()) + "\n"
     (options.out / "table.md").write_text(text)
     print(f"\n{text}", end="")

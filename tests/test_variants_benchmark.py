@@ -53,18 +53,36 @@ def test_sweep_makes_what_is_missing(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
 
 
-def test_best_rate_is_found_on_seeds_that_all_rates_have():
+def test_best_rate_is_that_of_the_first_seed():
     runs = [
         run("a", 0, 0.1, 3.0),
         run("a", 0, 0.2, 2.0),
-        run("a", 1, 0.1, 0.5),
-        run("b", 0, 0.1, 1.0),
         run("b", 1, 0.1, 2.5),
+        run("b", 0, 0.1, 1.0),
+        run("b", 0, 0.2, 1.5),
     ]
     best = variants.find_best(runs)
     assert list(best) == ["b", "a"]
     assert best["a"] == [runs[1]]
-    assert best["b"] == runs[3:]
+    assert best["b"] == [runs[3], runs[2]]
+
+
+def test_rates_are_climbed_while_they_get_better(tmp_path, monkeypatch):
+    losses = {0.1: 3.0, 0.2: 2.0, 0.4: 2.5, 0.8: 1.0}
+    made = []
+
+    def train(self, job, speed, seconds):
+        made.append((job.seed, job.learning_rate))
+        return job._asdict() | {"validation": losses[job.learning_rate]}
+
+    monkeypatch.setattr(sweep.Sweep, "train", train)
+    own = sweep.Sweep(tmp_path, [], 400)
+    rest = "lstm", [0.8, 0.1, 0.2, 0.4], 3, {}, 1.0
+    runs = list(own.climb(*rest))
+    assert made == [(0, 0.1), (0, 0.2), (0, 0.4), (1, 0.2), (2, 0.2)]
+    # What is there already is read.
+    assert list(own.climb(*rest)) == runs == own.read_runs()
+    assert len(made) == 5
 
 
 def test_table_shows_mean_and_each():
@@ -74,14 +92,6 @@ def test_table_shows_mean_and_each():
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     expected = ["`b`", "12", "99,500", "12.5", "7", "0.1", "1.750", "1.000, 2.500"]
     assert cells == expected
-
-
-def test_parts_share_the_runs():
-    jobs = sweep.list_jobs(["a", "b", "c"], [0.1, 0.2], 2)
-    assert len(set(jobs)) == 12
-    assert {job.seed for job in jobs[:6]} == {0}
-    shares = [jobs[part - 1 :: parts] for part, parts in ((1, 2), (2, 2))]
-    assert sorted(shares[0] + shares[1]) == sorted(jobs)
 
 
 @pytest.mark.parametrize("start", [0, 3, 8, 15])
@@ -103,6 +113,7 @@ def test_states_begin_anew_before_every_eighth_segment(start):
         (["--cells", "lstm", "lstn"], "--cells lstn: unknown"),
         (["--cells", "gru"], "leaves out lstm"),
         (["--seconds", "0"], "--seconds 0.0: is not positive"),
+        (["--seeds", "0"], "--seeds 0: is not positive"),
         (["--rounds", "-1"], "--rounds -1: is not positive"),
         (["--part", "3/2"], "3/2: write 1/2"),
         (["--part", "a"], "a: write 1/2"),
