@@ -20,6 +20,7 @@ from jaxlstm.flax.recurrent import (
     Call,
     check_carry,
     check_inputs,
+    find_name,
     run,
 )
 from jaxlstm.flax.scanned import (
@@ -43,7 +44,11 @@ SCAN_OPTIONS = (
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(nn, name)
+    return find_name(__name__, nn, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *dir(nn)})
 
 
 class RNN(nn.RNN):
@@ -81,24 +86,18 @@ class RNN(nn.RNN):
         Returns:
           The outputs, [..., T, H] or [T, ..., H]; or (carry, outputs).
         """
+        given = {
+            "seq_lengths": seq_lengths,
+            "return_carry": return_carry,
+            "time_major": time_major,
+            "reverse": reverse,
+            "keep_order": keep_order,
+        }
         if self.obstacle is not None:
             return super().__call__(
-                inputs,
-                initial_carry=initial_carry,
-                init_key=init_key,
-                seq_lengths=seq_lengths,
-                return_carry=return_carry,
-                time_major=time_major,
-                reverse=reverse,
-                keep_order=keep_order,
+                inputs, initial_carry=initial_carry, init_key=init_key, **given
             )
-        call = Call(
-            seq_lengths,
-            self.return_carry if return_carry is None else return_carry,
-            self.time_major if time_major is None else time_major,
-            self.reverse if reverse is None else reverse,
-            self.keep_order if keep_order is None else keep_order,
-        )
+        call = Call.of(self, **given)
         cell: Any = self.cell
         inputs = check_inputs(inputs, call)
         step_shape = call.step_shape(inputs)

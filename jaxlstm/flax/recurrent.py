@@ -1,6 +1,7 @@
 """What `RNN` is in linen and in nnx alike: the call of Flax, run under the rule."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,15 @@ class Call(NamedTuple):
     time_major: bool
     reverse: bool
     keep_order: bool
+
+    @classmethod
+    def of(cls, module: Any, seq_lengths: Any, **given: bool | None) -> "Call":
+        """Returns a call of a module, whose attributes say what is given as None."""
+        chosen = {
+            name: getattr(module, name) if value is None else value
+            for name, value in given.items()
+        }
+        return cls(seq_lengths, **chosen)
 
     def time_axis(self, inputs: Array) -> int:
         """Returns which axis of the inputs is time."""
@@ -73,6 +83,28 @@ class Activations(NamedTuple):
             if _reads_traced_values(function):
                 return f"{name} reads a value that is being traced"
         return None
+
+
+def find_name(module: str, package: ModuleType, name: str) -> Any:
+    """Returns what Flax has by a name.
+
+    Args:
+      module: the name of the module that stands in place of Flax's.
+      package: Flax's module.
+      name: in both.
+
+    Raises:
+      AttributeError: there is no such name, in neither.
+    """
+    try:
+        return getattr(package, name)
+    except AttributeError:
+        raise AttributeError(
+            f"module {module!r} has no attribute {name!r}, nor has "
+            f"{package.__name__!r}",
+            name=name,
+            obj=package,
+        ) from None
 
 
 def check_inputs(inputs: Any, call: Call) -> Array:

@@ -421,3 +421,13 @@ def test_bad_call_gets_one_line(name, row):
         )
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", [linen, nnx])
+def test_other_names_are_those_of_flax(package):
+    theirs = {linen: flax.linen, nnx: flax.nnx}[package]
+    assert package.Dropout is theirs.Dropout and package.RNN is not theirs.RNN
+    assert {*dir(theirs), "ScannedLSTM"} <= set(dir(package))
+    message = rf"'{package.__name__}' has no attribute 'Dopout', nor has 'flax\."
+    with pytest.raises(AttributeError, match=message):
+        package.Dopout  # noqa: B018
