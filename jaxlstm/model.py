@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlstm.backends.parallel import check_parallel
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import StepNoise
+from jaxlstm.cells.form import LOG_OF_ZERO
 from jaxlstm.cells.initializers import Initializer, find_initializer
 from jaxlstm.dropout import (
     Dropout,
@@ -203,7 +204,11 @@ def make_model(
             embedding = draw.input(key_embedding, shape, hidden_size, dtype)
         layers, start = draw_layers(keys), None
         if learned_initial_state:
-            start = wiring.initial_state(layers, ())
+            # No gradient goes past the log of 0, so it would stay what it is.
+            start = jax.tree.map(
+                lambda x: jnp.where(x > LOG_OF_ZERO, x, 0),
+                wiring.initial_state(layers, ()),
+            )
         w, b = None, None
         if readout == "linear":
             if not tied:
@@ -338,6 +343,7 @@ def make_model(
             (input_size,) if inputs == "float" else (),
             dtype if inputs == "float" else jnp.int32,
         ),
+        engine,
     )
 
 

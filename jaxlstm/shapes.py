@@ -1,5 +1,6 @@
 """Checks of what callers pass in. Errors name argument, shapes and axis letters."""
 
+from numbers import Integral
 from typing import Any, get_args
 
 import jax
@@ -21,9 +22,21 @@ def check_choice(name: str, value: Any, literal: Any) -> None:
         raise OptionError(f"{name}: {value!r} is unknown; use one of {choices}")
 
 
+def check_kind(params: Any, *kinds: type) -> None:
+    """Raises TypeError unless parameters are of one of these kinds."""
+    if not isinstance(params, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(
+            f"params: {type(params).__name__} is not {names}, what this cell has; give "
+            "the cell whose parameters they are"
+        )
+
+
 def check_sizes(sizes: dict[str, int]) -> None:
-    """Raises OptionError unless all sizes are positive."""
+    """Raises OptionError unless all sizes are positive integers."""
     for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise OptionError(f"{name}: {size!r} is not an integer")
         if size < 1:
             raise OptionError(f"{name}: {size} is not positive")
 

@@ -357,6 +357,11 @@ def _wiring(
     compute_dtype: Any,
 ) -> Wiring:
     check_choice("connections", connections, Connections)
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"cell: {type(cell).__name__} is no Cell; give one that is made, such as "
+            'CELLS["slstm"]()'
+        )
     if not isinstance(params, tuple | list) or hasattr(params, "_fields"):
         raise ValueError(
             f"params: {type(params).__name__} is no tuple of layers; write (params,) "

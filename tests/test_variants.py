@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlstm import init_lstm_stack, lstm_stack, make_model
 from jaxlstm.cells import CELLS, Cell, make_lstm, make_lstm_variant
 from jaxlstm.cells.variants import VARIANTS
 from jaxlstm.shapes import OptionError
@@ -193,6 +194,9 @@ def test_chrono_biases_are_logs_of_uniform_times(cell, blocks):
     assert abs(biases["z"]).max() <= 0.08
 
 
+WITHOUT_GATES = {"input_gate": False, "forget_gate": False, "output_gate": False}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -208,7 +212,16 @@ def test_chrono_biases_are_logs_of_uniform_times(cell, blocks):
         ({"gate_recurrence": True, "multiplicative": True}, "gate_recurrence: "),
         ({"chrono": 2}, "chrono: 2 is too short"),
         ({"chrono": 9, "bias": False}, "chrono: there is no bias"),
+        ({"chrono": 9, "forget_gate": False}, "chrono: is of a forget gate"),
+        ({"chrono": 9, "exponential": "exp"}, "chrono: is of a forget gate"),
+        ({"chrono": 9, "gate_activation": "hard_sigmoid"}, "chrono: is of a forget"),
         ({"projection_size": 0}, "projection_size: "),
+        ({"projection_size": 2.5}, "projection_size: 2.5 is not an integer"),
+        ({"heads": True}, "heads: True is not an integer"),
+        ({"heads": None}, "heads: None is not an integer"),
+        ({"gate_activation": ["tanh"]}, "gate_activation: ['tanh'] is unknown"),
+        (WITHOUT_GATES | {"peepholes": True}, "peepholes: there is no gate to read"),
+        (WITHOUT_GATES | {"gate_recurrence": True}, "gate_recurrence: there is no"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
@@ -239,3 +252,38 @@ def test_parameters_of_another_cell_are_refused(name, change, message, x64):
     cell, params, state, inputs = make_problem(Variant(VARIANTS[name], lstm))
     with pytest.raises(ValueError, match=message):
         cell.step(params._replace(**change), state, inputs[0])
+
+
+@pytest.mark.parametrize(("of", "by"), [("peephole_lstm", "lstm"), ("lstm", "np_lstm")])
+def test_a_stack_of_another_cell_is_refused(of, by):
+    """The weights that a cell does not know would be dropped."""
+    layers = init_lstm_stack(jax.random.key(0), X, H, cell=CELLS[of]())
+    with pytest.raises(TypeError, match=r"^params: LSTM\w+ is not .*; give the cell"):
+        lstm_stack(layers, np.zeros((2, X)), cell=CELLS[by]())
+
+
+def test_a_stack_takes_a_cell_that_is_made():
+    with pytest.raises(TypeError, match=r"^cell: str is no Cell"):
+        lstm_stack([()], np.zeros((2, X)), cell="slstm")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_first_state_that_is_learned_can_be_learned(x64):
+    model = make_model(
+        CELLS["slstm"](heads=2),
+        input_size=X,
+        hidden_size=H,
+        output_size=1,
+        learned_initial_state=True,
+        dtype=np.float64,
+    )
+    params = model.init(jax.random.key(0))
+    assert not any(np.any(x) for x in jax.tree.leaves(params.recurrent.initial_state))
+
+    def loss(params):
+        state = model.initial_state(params, (2,))
+        last, _ = model.unroll(params.recurrent, state, np.ones((3, 2, X)))
+        return model.readout(params, last).sum()
+
+    start = jax.grad(loss)(params).recurrent.initial_state[0]
+    assert all(np.any(field) for field in (start.h, start.c))

@@ -33,10 +33,10 @@ from jaxlstm.cells.rnn import init_rnn as init_rnn
 from jaxlstm.cells.rnn import make_leaky_rnn as make_leaky_rnn
 from jaxlstm.cells.rnn import make_rnn as make_rnn
 from jaxlstm.cells.rnn import rnn_cell as rnn_cell
+from jaxlstm.cells.variant_params import ExponentialState as ExponentialState
+from jaxlstm.cells.variant_params import GateRecurrentState as GateRecurrentState
+from jaxlstm.cells.variant_params import LSTMVariantParams as LSTMVariantParams
 from jaxlstm.cells.variants import VARIANTS
-from jaxlstm.cells.variants import ExponentialState as ExponentialState
-from jaxlstm.cells.variants import GateRecurrentState as GateRecurrentState
-from jaxlstm.cells.variants import LSTMVariantParams as LSTMVariantParams
 from jaxlstm.cells.variants import make_lstm_variant as make_lstm_variant
 
 CELLS: dict[str, Callable[..., Cell]] = {

@@ -46,7 +46,7 @@ def find_activation(option: str, activation: Activation) -> Callable[[Array], Ar
     """
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise OptionError(
             f"{option}: {activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}"
         )

@@ -87,6 +87,9 @@ class Gated(NamedTuple):
       scaled_update: `(small, state, z, factor) -> state`, the update with the candidate
         for the memory multiplied by a factor [..., H]; None for a cell that adds no
         candidate to a memory, or does not say how. It takes recurrent dropout.
+      gate_values: `(small, state, z) -> {name: [..., H]}`, the gates and the candidate
+        as the step from that state has them; None where they are the blocks of z, each
+        by what it is squashed by.
       linear: whether the cell is a linear recurrence: `w_h` is None, and each entry of
         the next state is affine in the same entry of the state, s' = a(z) s + b(z).
         Such a cell runs parallel in time by `engine="parallel"`. |a| at most 1, or
@@ -98,6 +101,7 @@ class Gated(NamedTuple):
     update: Callable[[PyTree, Any, Array], Any]
     gates: tuple[Gate, ...] = (Gate("preactivation"),)
     scaled_update: Callable[[PyTree, Any, Array, Array], Any] | None = None
+    gate_values: Callable[[PyTree, Any, Array], dict[str, Array]] | None = None
     linear: bool = False
 
 

@@ -92,6 +92,8 @@ class Form(NamedTuple):
         activation = self.activation(block)
         if self.exponential and block in ("input", "forget"):
             return None
+        if self.peepholes and block != "candidate":
+            return None
         return activation if activation in ("sigmoid", "tanh") else None
 
 
@@ -136,7 +138,25 @@ def update(
         those by h; with two factors those by x and then the factors.
       factor: [..., H] on the candidate, or None.
     """
-    blocks, c = form.blocks, state.c
+    gates, c, more = _advance_memory(form, small, state, z, factor)
+    if form.gate_recurrence:
+        more["gates"] = jnp.concatenate([gates[n] for n in form.gates], axis=-1)
+    seen = c
+    if small.scale_c is not None:
+        assert small.shift_c is not None
+        seen = normalise(c) * jnp.broadcast_to(small.scale_c, c.shape)
+        seen = seen + jnp.broadcast_to(small.shift_c, c.shape)
+    h = find_activation("output_activation", form.output_activation)(seen)
+    if form.output_gate:
+        h = gates["output"] * h
+    return state._replace(h=h if small.w_p is None else h @ small.w_p, c=c, **more)
+
+
+def _advance_memory(
+    form: Form, small: Small, state: Any, z: Array, factor: Array | None = None
+) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+    """Returns the gates and the candidate by name, the next c, and further fields."""
+    c = state.c
     if form.multiplicative:
         z = _multiply(form, small, z)
     if form.layer_norm != "none":
@@ -146,30 +166,21 @@ def update(
         rows = (jnp.broadcast_to(row, c.shape) for row in small.peepholes)
         peepholes = dict(zip(form.gates, rows, strict=True))
         z = _look(form, peepholes, c, z)
-    values = _squash(form, z)
-    i, f, o = (values.get(name) for name in ("input", "forget", "output"))
-    g = values["candidate"] if factor is None else factor * values["candidate"]
-    more = {}
+    gates, more = _squash(form, z), {}
     if form.coupled:
-        f = 1 - values["input"]
+        gates["forget"] = 1 - gates["input"]
     if form.exponential:
-        raw = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
-        i, f, more["m"] = _exponential(form, raw["input"], raw["forget"], state.m)
+        blocks = jnp.split(z, len(form.blocks), axis=-1)
+        raw = dict(zip(form.blocks, blocks, strict=True))
+        shares = _exponential(form, raw["input"], raw["forget"], state.m)
+        gates["input"], gates["forget"], more["m"] = shares
+    i, f = gates.get("input"), gates.get("forget")
+    g = gates["candidate"] if factor is None else factor * gates["candidate"]
     new = (c if f is None else f * c) + (g if i is None else i * g)
-    if o is not None and peepholes:
-        raw_o = z[..., -c.shape[-1] :] + peepholes["output"] * new
-        o = find_activation("gate_activation", form.gate_activation)(raw_o)
-    if form.gate_recurrence:
-        gates = [gate for gate in (i, values.get("forget"), o) if gate is not None]
-        more["gates"] = jnp.concatenate(gates, axis=-1)
-    seen = new
-    if small.scale_c is not None:
-        seen = normalise(new) * jnp.broadcast_to(small.scale_c, new.shape)
-        assert small.shift_c is not None
-        seen = seen + jnp.broadcast_to(small.shift_c, new.shape)
-    seen = find_activation("output_activation", form.output_activation)(seen)
-    h = seen if o is None else o * seen
-    return state._replace(h=h if small.w_p is None else h @ small.w_p, c=new, **more)
+    if form.output_gate and peepholes:
+        o = z[..., -c.shape[-1] :] + peepholes["output"] * new
+        gates["output"] = find_activation("gate_activation", form.gate_activation)(o)
+    return gates, new, more
 
 
 def normalise(x: Array) -> Array:
@@ -249,13 +260,43 @@ def _exponential(
     not positive.
     """
     kept = (f if form.exponential == "exp" else jax.nn.log_sigmoid(f)) + m
-    share = jax.nn.sigmoid(kept - i)
-    return jax.nn.sigmoid(i - kept), share, jnp.logaddexp(kept, i)
+    return _share(i, kept)
 
 
-@functools.cache
-def make_updates(form: Form) -> tuple[Any, Any]:
-    """Returns `update` and `scaled_update` of a form, as `Gated` has them."""
+@jax.custom_jvp
+def _share(let_in: Array, kept: Array) -> tuple[Array, Array, Array]:
+    """Returns the shares of two numbers in their sum, and its log, by their logs."""
+    # One exponential serves all three, as the derivatives of none needs another.
+    ratio = jnp.exp(-jnp.abs(let_in - kept))
+    larger, smaller = 1 / (1 + ratio), ratio / (1 + ratio)
+    more = let_in > kept
+    return (
+        jnp.where(more, larger, smaller),
+        jnp.where(more, smaller, larger),
+        jnp.maximum(let_in, kept) + jnp.log1p(ratio),
+    )
+
+
+@_share.defjvp
+def _share_jvp(primals: Any, tangents: Any) -> Any:
+    by_in, by_kept, total = _share(*primals)
+    dlet_in, dkept = tangents
+    moved = by_in * by_kept * (dlet_in - dkept)
+    dtotal = by_in * dlet_in + by_kept * dkept
+    return (by_in, by_kept, total), (moved, -moved, dtotal)
+
+
+class Updates(NamedTuple):
+    """What `Gated` has of a form: `update`, `scaled_update` and `gate_values`."""
+
+    plain: Any
+    scaled: Any
+    gate_values: Any
+
+
+@functools.lru_cache(maxsize=256)
+def make_updates(form: Form) -> Updates:
+    """Returns the functions of a form."""
 
     def scaled(small: Small | None, state: Any, z: Array, factor: Array | None) -> Any:
         return update(form, small or Small(), state, z, factor)
@@ -263,4 +304,7 @@ def make_updates(form: Form) -> tuple[Any, Any]:
     def plain(small: Small | None, state: Any, z: Array) -> Any:
         return update(form, small or Small(), state, z)
 
-    return plain, scaled
+    def gate_values(small: Small | None, state: Any, z: Array) -> dict[str, Array]:
+        return _advance_memory(form, small or Small(), state, z)[0]
+
+    return Updates(plain, scaled, gate_values)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlstm.cells.base import Cell, Gate, Gated, GatedWeights, gated_step, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
-from jaxlstm.shapes import check_gates
+from jaxlstm.shapes import check_gates, check_kind
 from jaxlstm.types import Array, Key
 
 
@@ -73,6 +73,7 @@ def zero_gru_state(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> GRUS
 
 
 def _weights(params: GRUParams) -> GatedWeights:
+    check_kind(params, GRUParams)
     check_gates(params, 3)
     # The candidate's two products stay apart: by x in the first block of z, by h in
     # the last, with r and u, which take the sum, between them.

@@ -22,7 +22,7 @@ from jaxlstm.cells.initializers import (
     find_initializer,
     set_gate_biases,
 )
-from jaxlstm.shapes import check_gates, check_sizes, check_step_input
+from jaxlstm.shapes import check_gates, check_kind, check_sizes, check_step_input
 from jaxlstm.types import Array, Key
 
 
@@ -147,6 +147,7 @@ def zero_state(
     Returns:
       h and c, [*batch_shape, H] each; h [*batch_shape, P] where it is projected.
     """
+    check_kind(params, LSTMParams, ProjectedLSTMParams)
     output_size, columns = params.w_h.shape
     h, c = (
         jnp.zeros((*batch_shape, size), params.w_h.dtype)
@@ -156,14 +157,15 @@ def zero_state(
 
 
 def _weights(params: LSTMParams | ProjectedLSTMParams) -> GatedWeights:
+    check_kind(params, LSTMParams, ProjectedLSTMParams)
     w_p = params.w_p if isinstance(params, ProjectedLSTMParams) else None
     check_gates(params, 4, w_p)
     small = None if w_p is None else Small(w_p)
     return GatedWeights(params.w_x, params.w_h, params.b, small)
 
 
-_update, _scaled_update = make_updates(Form())
-LSTM_GATED = Gated(_weights, read_h, _update, Form().describe(), _scaled_update)
+_UPDATES = make_updates(Form())
+LSTM_GATED = Gated(_weights, read_h, _UPDATES.plain, Form().describe(), _UPDATES.scaled)
 
 
 def lstm_cell(
@@ -191,10 +193,10 @@ def lstm_cell(
       1997; with the forget gate of Gers, Schmidhuber and Cummins, Learning to
       Forget, Neural Computation 12(10), 2000. No peepholes.
     """
-    check_step_input(x, params.w_x)
     weights = _weights(params)
+    check_step_input(x, weights.w_x)
     z = preactivations(weights, x, state.h)
-    state = _update(weights.small, state, z)
+    state = LSTM_GATED.update(weights.small, state, z)
     return state, state.h
 
 

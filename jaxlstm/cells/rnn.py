@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlstm.cells.base import Cell, Gate, Gated, GatedWeights, gated_step, read_h
 from jaxlstm.cells.initializers import Initializer, draw_gates, find_initializer
-from jaxlstm.shapes import OptionError, check_gates
+from jaxlstm.shapes import OptionError, check_gates, check_kind
 from jaxlstm.types import Array, Key
 
 
@@ -67,6 +67,7 @@ def zero_rnn_state(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNS
 
 
 def _weights(params: RNNParams) -> GatedWeights:
+    check_kind(params, RNNParams)
     check_gates(params, 1)
     return GatedWeights(params.w_x, params.w_h, params.b)
 
