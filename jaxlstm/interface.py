@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import StepNoise
 from jaxlstm.edges import Edges, Hooks
-from jaxlstm.sequence import Remat
+from jaxlstm.sequence import Engine, Remat
 from jaxlstm.types import Array, Key
 
 
@@ -142,6 +142,7 @@ class Model(NamedTuple):
       output: `(state, *, key=None, time=0) -> [..., H]`, what the readout takes, or
         None where that is not known.
       example_input: shape and dtype of an input without time and batch, or None.
+      engine: what `unroll` runs on, as in `jaxlstm.unroll`.
     """
 
     init: InitFn
@@ -152,3 +153,4 @@ class Model(NamedTuple):
     layers: Layers | None = None
     output: Callable[..., Array] | None = None
     example_input: Any = None
+    engine: Engine = "scan"

@@ -67,8 +67,8 @@ def clipped_bptt(
       The estimator.
 
     Raises:
-      ValueError: no bound is given, or a negative one, `remat` is unknown, or the cell
-        lacks a gated form.
+      ValueError: no bound is given, or a negative one, `remat` is unknown, the cell
+        lacks a gated form, or the model's engine is not "scan".
 
     References:
       Graves, Generating Sequences With Recurrent Neural Networks, 2013: the gradient
@@ -86,6 +86,12 @@ def clipped_bptt(
                 f"{name}: the model's cell has no gated form, and so one way from "
                 "step to step, by h; give the bound h instead"
             )
+
+    if model.engine != "scan":
+        raise OptionError(
+            f'engine: the model\'s is "{model.engine}", whose derivative goes through '
+            'all steps at once, so that none can be clipped; use engine = "scan"'
+        )
 
     def clip(bound: float) -> Callable[[Array], Array]:
         return lambda x: clip_gradient(x, bound)

@@ -17,7 +17,7 @@ from jaxlstm.lab.complaints import as_lines
 from jaxlstm.lab.config import json_schema, load_config
 from jaxlstm.lab.difference import compare_runs, print_comparison
 from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.experiment import build, build_model
+from jaxlstm.lab.experiment import build, build_model, make_estimators
 from jaxlstm.lab.fingerprint import Change
 from jaxlstm.lab.listing import Sort, list_runs, print_runs
 from jaxlstm.lab.lock import hold
@@ -240,7 +240,9 @@ def show(config: Path | None = None, /, *overrides: str, schema: bool = False) -
     if config is None:
         raise UserError("show: name a config file, or use --schema")
     loaded = load_config(config, overrides)
-    shapes = jax.eval_shape(build_model(loaded).init, jax.random.key(0))
+    model = build_model(loaded)
+    make_estimators(loaded, model)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     print(loaded.to_toml())
     for name, leaf in name_leaves(shapes).items():
         print(f"# {name:40} {leaf.dtype.name} {list(leaf.shape)}")

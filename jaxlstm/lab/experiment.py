@@ -133,16 +133,10 @@ def build(config: Config) -> Experiment:
         )
     if config.sections.optimizer.name == "nt_asgd":
         _check_averaging(config)
-    section = config.sections.estimator
+    estimator, shadows = make_estimators(config, model)
     trainer = Trainer(
         model,
-        make_estimator(
-            f'[estimator] name = "{section.name}"',
-            section.name,
-            config.estimator_options,
-            task,
-            model,
-        ),
+        estimator,
         make_optimizer(config, num_updates, source.num_segments),
         mesh,
         train.average,
@@ -150,19 +144,10 @@ def build(config: Config) -> Experiment:
         initial=task.initial,
         trained=make_trained(config.sections.optimizer.frozen, model),
     )
-    shadows = {
-        shadow.label: make_estimator(
-            f'[estimator] shadow[{n}] = "{shadow.name}"',
-            shadow.name,
-            shadow.options,
-            task,
-            model,
-        )
-        for n, shadow in enumerate(config.shadows)
-    }
     shadow = None
     if shadows:
-        shadow = Shadow(trainer, shadows, section.shadow_segments, train.batch_size)
+        length = config.sections.estimator.shadow_segments
+        shadow = Shadow(trainer, shadows, length, train.batch_size)
     return Experiment(
         config, trainer, Evaluator(model, task, mesh), shadow, source, num_updates
     )
@@ -198,6 +183,32 @@ def _source(config: Config, split: str, seed: int | None = None) -> Source:
         seed=config.sections.seed if seed is None else seed,
     )
     return check_source(source, task.parts())
+
+
+def make_estimators(
+    config: Config, model: Model
+) -> tuple[GradientEstimator, dict[str, GradientEstimator]]:
+    """Returns the estimator of a config, and by their labels those that it shadows.
+
+    Raises:
+      UserError: one does not take its options, or this model.
+    """
+    section, task = config.sections.estimator, config.task
+    where = f'[estimator] name = "{section.name}"'
+    estimator = make_estimator(
+        where, section.name, config.estimator_options, task, model
+    )
+    shadows = {
+        shadow.label: make_estimator(
+            f'[estimator] shadow[{n}] = "{shadow.name}"',
+            shadow.name,
+            shadow.options,
+            task,
+            model,
+        )
+        for n, shadow in enumerate(config.shadows)
+    }
+    return estimator, shadows
 
 
 def make_estimator(

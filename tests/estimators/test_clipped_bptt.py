@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlstm.cells import make_min_lstm
 from jaxlstm.cells.base import preactivations
 from jaxlstm.edges import Hooks
 from jaxlstm.estimators import clipped_bptt
@@ -223,6 +224,12 @@ def test_bounds_are_refused_by_name(x64):
     for bound in (-1.0, math.nan):
         with pytest.raises(OptionError, match=f"c: {bound} is not a bound; use 0 or"):
             clipped_bptt(model, squared_error, z=1.0, c=bound)
+
+
+def test_model_of_another_engine_is_refused_when_the_estimator_is_made(x64):
+    model, _ = problem(make_min_lstm(), engine="parallel")
+    with pytest.raises(OptionError, match='engine: the model\'s is "parallel"'):
+        clipped_bptt(model, squared_error, c=1.0)
 
 
 @pytest.mark.parametrize("name", ["z", "c"])

@@ -1,5 +1,7 @@
 """The command line: help, `show`, and words it does not know."""
 
+import pytest
+
 import jaxlstm
 
 
@@ -35,6 +37,29 @@ def test_show_needs_something_to_show(command):
     outcome = command("show")
     assert outcome.code == 2
     assert outcome.faults == ["show: name a config file, or use --schema"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "estimator", "fault"),
+    [
+        (
+            ["cell=min_lstm", "engine=parallel"],
+            ["name=clipped_bptt", "c=1.0"],
+            'engine: the model\'s is "parallel"',
+        ),
+        (["cell=slstm", "heads=3"], ["name=rflo"], "rflo: is defined for one layer"),
+    ],
+)
+def test_show_refuses_an_estimator_that_does_not_take_the_model(
+    cell, estimator, fault, config, command
+):
+    options = [f"model.{option}" for option in cell]
+    options += [f"estimator.{option}" for option in estimator]
+    outcome = command("show", config, *options)
+    assert outcome.code == 2
+    (said,) = outcome.faults
+    name = estimator[0].removeprefix("name=")
+    assert said.startswith(f'[estimator] name = "{name}": {fault}')
 
 
 def test_parts_that_do_not_go_together_when_compiled_are_one_line(
