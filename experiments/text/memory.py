@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells import Cell, LSTMParams
-from jaxlstm.diagnostics import cell_gates
+from jaxlstm.cells import Cell
+from jaxlstm.cells.gates import cell_gates, gate_names
 from jaxlstm.lab import Run
 from jaxlstm.model import Model, ModelParams
 from jaxlstm.types import Array
@@ -18,7 +18,7 @@ from jaxlstm.types import Array
 STRETCH = 4000
 # Units with a larger correlation tell the same.
 ALIKE = 0.6
-# Of the LSTM's gates, in the order of its equations.
+# Of the gates of an LSTM and its variants, in the order of its equations.
 LETTERS = {"i": "input", "f": "forget", "g": "candidate", "o": "output"}
 
 
@@ -200,17 +200,19 @@ def gates(
       compute_dtype: of the products, as in the model.
 
     Returns:
-      Of an LSTM the gates i, f, g, o [T] by name, and of every cell the fields of its
-      state after each symbol [T], but for those that are not of its units: an output
-      that is projected, or several numbers for each of them.
+      Of an LSTM and its variants those that there are of the gates i, f, g, o [T] by
+      name, as `cell_gates` has them; and of every cell the fields of its state after
+      each symbol [T], but for those that are not of its units: an output that is
+      projected, or several numbers for each of them.
     """
     recurrent, state = params.recurrent, recording.states[unit.layer]
     layer, found = recurrent.layers[unit.layer], {}
-    if cell.gated is not None and isinstance(layer, LSTMParams):
+    if cell.gated is not None and "forget" in gate_names(cell.gated):
         if unit.layer:
             x = cell.output(recording.states[unit.layer - 1])[1:, 0]
         elif recurrent.embedding is None:
-            x = np.eye(len(layer.w_x), dtype=layer.w_x.dtype)[recording.symbols[:, 0]]
+            w_x = cell.gated.weights(layer).w_x
+            x = np.eye(len(w_x), dtype=w_x.dtype)[recording.symbols[:, 0]]
         else:
             x = np.asarray(recurrent.embedding)[recording.symbols[:, 0]]
         before = jax.tree.map(lambda leaf: leaf[:-1, 0], state)
@@ -218,6 +220,7 @@ def gates(
         found = {
             letter: np.asarray(values[name])[:, unit.number]
             for letter, name in LETTERS.items()
+            if name in values
         }
     shape = np.shape(state.c if hasattr(state, "c") else cell.output(state))
     fields = {

@@ -14,7 +14,7 @@ from jaxlstm.cells.initializers import (
     find_initializer,
     set_gate_biases,
 )
-from jaxlstm.shapes import check_choice, check_sizes
+from jaxlstm.shapes import check_choice, check_kind, check_sizes
 from jaxlstm.types import Array, Key
 
 Candidate = Literal["identity", "positive"]
@@ -99,6 +99,7 @@ def zero_min_lstm_state(
 
 
 def _weights(params: MinLSTMParams) -> GatedWeights:
+    check_kind(params, MinLSTMParams)
     shape = jnp.shape(params.w_x)
     if len(shape) != 2 or shape[1] % len(BLOCKS):
         raise ValueError(f"params.w_x: shape {shape} does not fit [X, 3H]")
@@ -115,19 +116,29 @@ def _positive(z: Array) -> Array:
     return jnp.where(z >= 0, z + 0.5, jax.nn.sigmoid(z))
 
 
-def _scaled_update(
-    small: None, state: MinLSTMState, z: Array, factor: Array | None, *, positive: bool
-) -> MinLSTMState:
-    del small
+def _gate_values(
+    small: None, state: MinLSTMState, z: Array, *, positive: bool
+) -> dict[str, Array]:
+    """Returns the shares of candidate and state, which add up to 1, and the former."""
+    del small, state
     i, f, g = jnp.split(z, len(BLOCKS), axis=-1)
     # f / (f + i) of the gates is sigmoid(log f - log i), which no gate that is shut
     # turns into 0 / 0.
     balance = jax.nn.softplus(-i) - jax.nn.softplus(-f)
-    g = _positive(g) if positive else g
+    return {
+        "input": jax.nn.sigmoid(-balance),
+        "forget": jax.nn.sigmoid(balance),
+        "candidate": _positive(g) if positive else g,
+    }
+
+
+def _scaled_update(
+    small: None, state: MinLSTMState, z: Array, factor: Array | None, *, positive: bool
+) -> MinLSTMState:
+    values = _gate_values(small, state, z, positive=positive)
+    i, f, g = (values[name] for name in BLOCKS)
     g = g if factor is None else factor * g
-    return MinLSTMState(
-        jax.nn.sigmoid(balance) * state.h + jax.nn.sigmoid(-balance) * g
-    )
+    return MinLSTMState(f * state.h + i * g)
 
 
 def _update(
@@ -137,12 +148,16 @@ def _update(
 
 
 def _make_gated(candidate: Candidate) -> Gated:
-    update, scaled_update = (
-        functools.partial(function, positive=candidate == "positive")
-        for function in (_update, _scaled_update)
+    positive = candidate == "positive"
+    return Gated(
+        _weights,
+        read_h,
+        functools.partial(_update, positive=positive),
+        tuple(map(Gate, BLOCKS)),
+        functools.partial(_scaled_update, positive=positive),
+        functools.partial(_gate_values, positive=positive),
+        linear=True,
     )
-    gates = tuple(Gate(name) for name in BLOCKS)
-    return Gated(_weights, read_h, update, gates, scaled_update, linear=True)
 
 
 GATED: dict[Candidate, Gated] = {

@@ -1,5 +1,6 @@
 """Where gradients come from and where they go: by lag, by way, by step and by gate."""
 
+from jaxlstm.cells.gates import cell_gates as cell_gates
 from jaxlstm.diagnostics.advice import Advice as Advice
 from jaxlstm.diagnostics.advice import advise as advise
 from jaxlstm.diagnostics.blocks import parameter_blocks as parameter_blocks
@@ -7,7 +8,6 @@ from jaxlstm.diagnostics.flow import Flow as Flow
 from jaxlstm.diagnostics.flow import flow_norms as flow_norms
 from jaxlstm.diagnostics.flow import gradient_flow as gradient_flow
 from jaxlstm.diagnostics.gates import Saturation as Saturation
-from jaxlstm.diagnostics.gates import cell_gates as cell_gates
 from jaxlstm.diagnostics.gates import gate_values as gate_values
 from jaxlstm.diagnostics.gates import saturation as saturation
 from jaxlstm.diagnostics.jacobians import Products as Products

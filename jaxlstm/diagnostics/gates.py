@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.cells import Cell
-from jaxlstm.cells.base import preactivations
+from jaxlstm.cells.gates import cell_gates
 from jaxlstm.diagnostics.transition import read_inputs
 from jaxlstm.diagnostics.walk import walk
 from jaxlstm.estimators import Segment
@@ -17,8 +16,6 @@ from jaxlstm.types import Array, Key
 
 # Beyond them a gate counts as shut or open (Karpathy et al.), a tanh as at its end.
 SHUT, OPEN = 0.1, 0.9
-
-SQUASH = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
 
 
 class Saturation(NamedTuple):
@@ -31,36 +28,6 @@ class Saturation(NamedTuple):
 
     low: Array
     high: Array
-
-
-def cell_gates(
-    cell: Cell, params: Any, state: Any, x: Array, compute_dtype: Any = None
-) -> dict[str, Array]:
-    """Returns the gates of a cell's step by their names, [..., H] each.
-
-    Blocks of z that are not squashed by themselves, such as the two halves of a GRU's
-    candidate, are left out.
-
-    Args:
-      cell: has a gated form.
-      params: of the cell.
-      state: that goes into the step, leaves [..., H].
-      x: [..., X].
-      compute_dtype: dtype of the factors of the products, or None.
-
-    Raises:
-      OptionError: the cell has no gated form.
-    """
-    gated = cell.gated
-    if gated is None:
-        raise OptionError("the cell has no gated form, and so no gates to be named")
-    z = preactivations(gated.weights(params), x, gated.read(state), compute_dtype)
-    blocks = jnp.split(z, len(gated.gates), axis=-1)
-    return {
-        gate.name: SQUASH[gate.squashed_by](block)
-        for gate, block in zip(gated.gates, blocks, strict=True)
-        if gate.squashed_by is not None
-    }
 
 
 def gate_values(
@@ -113,7 +80,10 @@ def saturation(
 ) -> tuple[dict[str, Saturation], ...]:
     """Returns how much of each gate of each layer is saturated, by names.
 
-    Arguments and errors are those of `gate_values`. Masked steps do not count.
+    Arguments and errors are those of `gate_values`. Masked steps do not count. Gates
+    are taken for numbers between 0 and 1; where they are shares of a sum, a share at
+    its end says that the other one takes all. A candidate counts where its block of z
+    is squashed by tanh: other ones have no such ends, or are those of several blocks.
 
     References:
       Karpathy, Johnson and Fei-Fei, Visualizing and Understanding Recurrent Networks,
@@ -127,7 +97,7 @@ def saturation(
     mask = read_inputs(segment, begins=False).mask
 
     def shares(name: str, x: Array) -> Saturation:
-        shut = SHUT if squashed_by[name] == "sigmoid" else -OPEN
+        shut = -OPEN if squashed_by.get(name) == "tanh" else SHUT
         units = x.shape[-1]
         count = jnp.maximum(mask.sum() * units, 1)
         present = jnp.broadcast_to(mask[..., None], x.shape)
@@ -136,5 +106,10 @@ def saturation(
         )
 
     return tuple(
-        {name: shares(name, x) for name, x in layer.items()} for layer in values
+        {
+            name: shares(name, x)
+            for name, x in layer.items()
+            if name != "candidate" or squashed_by.get(name) == "tanh"
+        }
+        for layer in values
     )

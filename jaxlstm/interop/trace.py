@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm.cells.base import Cell, preactivations
+from jaxlstm.cells.base import Cell
+from jaxlstm.cells.gates import cell_gates
 from jaxlstm.layers import Connections, Directions, Wiring, unroll_stack
 from jaxlstm.select import keep
 from jaxlstm.sequence import LSTM, mask_by_length
 from jaxlstm.shapes import check_choice, check_lengths, check_time_axes
 from jaxlstm.types import Array
-
-SQUASH = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
 
 
 def trace_layers(
@@ -42,9 +41,8 @@ def trace_layers(
       connections: as in `lstm_stack`.
 
     Returns:
-      Arrays [T, ..., H], zero on steps that are not there. Gates that are not squashed
-      one by one by sigmoid or tanh are left out, and so are those of a cell without a
-      gated form.
+      Arrays [T, ..., H], zero on steps that are not there. Gates are those of
+      `jaxlstm.diagnostics.cell_gates`; a cell without a gated form has none.
 
     Raises:
       ValueError: shapes do not fit together, or an option is unknown.
@@ -97,10 +95,5 @@ def _trace(
         return jnp.concatenate(parts)
 
     before = jax.tree.map(shift, begin, after)
-    gates = cell.gated.gates
-    weights = cell.gated.weights(params)
-    z = preactivations(weights, x, cell.gated.read(before))
-    for gate, block in zip(gates, jnp.split(z, len(gates), axis=-1), strict=True):
-        if gate.squashed_by is not None:
-            arrays[f"{name}.{gate.name}"] = SQUASH[gate.squashed_by](block)
-    return arrays
+    gates = cell_gates(cell, params, before, x)
+    return arrays | {f"{name}.{gate}": values for gate, values in gates.items()}

@@ -206,24 +206,51 @@ FIELDS = {
     "slstm": {"h", "c", "m"},
     **{name: {"h"} for name in ("gru", "leaky_rnn", "min_lstm", "rnn")},
 }
+# The gates that are shown, where they are not i, f, g and o.
+SHOWN = {
+    "nig_lstm": {"f", "g", "o"},
+    "nfg_lstm": {"i", "g", "o"},
+    "nog_lstm": {"i", "f", "g"},
+    "min_lstm": {"i", "f", "g"},
+    **{name: set() for name in ("gru", "leaky_rnn", "rnn")},
+}
 OTHERS = {name: make for name, make in CELLS.items() if name != "lstm"}
 OTHERS["projected"] = functools.partial(make_lstm, projection_size=3)
+SLOW = OTHERS.keys() - {"peephole_lstm", "projected", "gru"}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in OTHERS
+    ],
+)
 def test_units_of_any_cell_have_the_fields_that_are_of_units(name):
     cell, random = OTHERS[name](), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), 5, H))
-    state = jax.tree.map(
-        lambda leaf: random.normal(size=leaf.shape),
-        jax.eval_shape(lambda params: cell.initial_state(params, (4, 1)), shapes),
+    state, layer = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape).astype(np.float32),
+        (
+            jax.eval_shape(lambda params: cell.initial_state(params, (4, 1)), shapes),
+            shapes,
+        ),
     )
-    params = ModelParams(RecurrentParams(None, (shapes,), None), None)
+    params = ModelParams(RecurrentParams(None, (layer,), None), None)
     recording = Recording(np.zeros((3, 1), int), (state,))
     found = gates(cell, params, recording, Unit(0, 6))
-    assert found.keys() == FIELDS.get(name, {"h", "c"})
-    for letter, values in found.items():
-        np.testing.assert_array_equal(values, getattr(state, letter)[1:, 0, 6])
+    fields, shown = FIELDS.get(name, {"h", "c"}), SHOWN.get(name, set("ifgo"))
+    assert found.keys() == fields | shown
+    for letter in fields:
+        np.testing.assert_array_equal(found[letter], getattr(state, letter)[1:, 0, 6])
+    if shown:
+        # Each step from the recorded state before, on its own.
+        before = jax.tree.map(lambda leaf: leaf[:-1, 0], state)
+        after, _ = cell.step(layer, before, np.eye(5, dtype=np.float32)[[0] * 3])
+        memory = "c" if hasattr(state, "c") else "h"
+        old, new = (getattr(leaves, memory)[:, 6] for leaves in (before, after))
+        made = found.get("f", 1) * old + found.get("i", 1) * found["g"]
+        np.testing.assert_allclose(made, new, atol=1e-5)
 
 
 def number_net():

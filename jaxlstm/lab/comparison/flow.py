@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells import LSTMParams
+from jaxlstm.cells.gates import gate_names
 from jaxlstm.diagnostics import (
     Flow,
     Products,
@@ -77,7 +78,7 @@ def measure(problem: Problem, *, num_segments: int = 1, num_examples: int = 2) -
         loss_fn = problem.config.task.loss
         run = jax.jit(functools.partial(_compute, model, loss_fn, lags, num_examples))
         gated = model.layers and model.layers.cell.gated
-        gates = [gate.name for gate in gated.gates] if gated else []
+        gates = gate_names(gated) if gated else ()
         snapshots = []
         for snapshot in problem.snapshots:
             problem.progress(f"gradient flow after update {snapshot.update:,}")
@@ -167,7 +168,7 @@ def _terms(
 
 
 def _write(figures: Figures, gates: Sequence[str]) -> dict[str, Any]:
-    """Returns a snapshot's values as JSON holds them, gates in their order in z."""
+    """Returns a snapshot's values as JSON holds them, gates in their order."""
 
     def shares(found: Mapping[str, Saturation]) -> dict[str, Any]:
         return {
