@@ -1,6 +1,8 @@
 """`jaxlstm export`: what is written, what is refused, and that nothing is left."""
 
+import ast
 import json
+import os
 import shutil
 import sys
 import tomllib
@@ -14,12 +16,15 @@ import pytest
 from jaxlstm import interop
 from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab import UserError, load_run
-from jaxlstm.lab.files import cannot_write
 from jaxlstm.lab.weights import exporting
 from jaxlstm.lab.weights.exporting import ExportFormat, export_run
-from jaxlstm.lab.weights.plain import find_layout
+from jaxlstm.lab.weights.notes import quote
+from jaxlstm.lab.weights.plain import Layout, find_layout
+from jaxlstm.lab.weights.torch_form import write_module
 from tests.lab.tiny import ROOT
 from tests.lab.untrained import TEXT, draw_params, make_experiment, make_run
+
+PLAIN = Layout("lstm", None, None, 2, 3, 0, 1, False, True, 1, False, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +138,9 @@ def test_what_is_there_stays(run, tmp_path):
     there = tmp_path / "here.safetensors"
     there.write_text("mine")
     (tmp_path / "noted.safetensors.md").write_text("mine")
-    (tmp_path / "full.new.safetensors").mkdir()
+    (tmp_path / "full.new.safetensors").write_text("mine")
+    export_run(run, "safetensors", tmp_path / "full.safetensors")
+    assert (tmp_path / "full.new.safetensors").read_text() == "mine"
     before = names_in(tmp_path)
     for name, words in [
         ("here.safetensors", "is there already; remove it"),
@@ -141,7 +148,9 @@ def test_what_is_there_stays(run, tmp_path):
         ("nowhere/net.safetensors", "is no folder"),
         ("here.safetensors/net.safetensors", "is no folder"),
         ("net.pt", "ends in .safetensors"),
-        ("full.safetensors", "cannot be written"),
+        # Too long while it is written, and at last.
+        (f"{'long' * 59}.safetensors", "cannot be written"),
+        (f"{'long' * 99}.safetensors", "cannot be written"),
     ]:
         with pytest.raises(UserError, match=words):
             export_run(run, "safetensors", tmp_path / name)
@@ -162,14 +171,44 @@ def test_a_file_that_reads_back_otherwise_is_not_left(run, tmp_path, monkeypatch
     assert names_in(tmp_path) == ["run"]
 
 
-def test_a_note_that_cannot_be_written_leaves_no_file(run, tmp_path, monkeypatch):
-    def fail(path, text):
-        raise cannot_write(path, OSError(28, "No space left on device"))
+@pytest.mark.parametrize("last", ["net.safetensors.md", "net.safetensors"])
+def test_neither_file_nor_note_is_left_alone(last, run, tmp_path, monkeypatch):
+    def fail(new, path):
+        if os.path.basename(path) == last:
+            raise OSError(28, "No space left on device")
+        os.rename(new, path)
 
-    monkeypatch.setattr(exporting, "write_text", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match="No space left on device"):
         export_run(run, "safetensors", tmp_path / "net.safetensors")
     assert names_in(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "lines"),
+    [
+        (
+            PLAIN._replace(symbols=5, embedding_size=3, output_size=5, tied=True),
+            ["self.fc.weight = self.embedding.weight", "x = self.embedding(x)"],
+        ),
+        (
+            PLAIN._replace(bidirectional=True),
+            ["def forward(self, x, lengths=None):", "x, lengths, enforce_sorted=False"],
+        ),
+    ],
+    ids=["tied", "both directions"],
+)
+def test_modules_of_pytorch_as_they_are_written(layout, lines):
+    found = [line.strip() for line in write_module(layout)]
+    assert all(line in found for line in lines)
+    plain = write_module(PLAIN)
+    assert not any(word in "".join(plain) for word in ("lengths", "self.fc.weight"))
+
+
+@pytest.mark.parametrize("name", ["net.pt", 'a "b" \\n.pt', "a'b é\U0001f600.pt"])
+def test_names_are_written_as_python_reads_them(name):
+    assert quote(name).startswith('"')
+    assert ast.literal_eval(quote(name)) == name
 
 
 @pytest.mark.slow

@@ -14,19 +14,23 @@ import torch
 
 from jaxlstm import interop
 from jaxlstm.lab import UserError
+from jaxlstm.lab.config import load_config
+from jaxlstm.lab.experiment import build as experiment_of
 from jaxlstm.lab.weights.exporting import export_run
 from jaxlstm.lab.weights.importing import read_weights
 from tests.helpers import jit
-from tests.lab.untrained import TEXT, draw_params, make_experiment, make_run
+from tests.lab.untrained import SENTENCE, TEXT, draw_params, make_experiment, make_run
 from tests.peers.keras_peer import FILTER, keras
 
 pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings(FILTER),
     pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning"),
 ]
 
 T, B = 7, 2
+F8 = torch.float8_e4m3fn
 WORDS = "model.inputs=embedding", "model.embedding_size=5"
 LAYERS, BOTH = "model.num_layers=2", "model.bidirectional=true"
 WHOLE = BOTH, "estimator.name=whole_sequence"
@@ -50,6 +54,8 @@ ONNX = NETS | {
     "coupled": (False, ("model.cell=cifg_lstm",)),
     "residual": (False, (LAYERS, "model.connections=residual")),
     "learned start": (False, ("model.learned_initial_state=true",)),
+    "heads": (False, ("model.cell=multi_head_lstm", "model.heads=3")),
+    "diagonal": (False, ("model.cell=diagonal_lstm", LAYERS)),
     "tied": (True, ("model.inputs=embedding", "model.tied=true")),
 }
 
@@ -107,7 +113,11 @@ def test_a_module_of_pytorch_predicts_the_same(symbols, options, tmp_path):
         found = net(torch.tensor(inputs))
     found = found if run.model.step is None else found[0]
     assert_near(found.numpy(), predict(run.model, run.params, inputs))
-    assert_identical(read_weights(made.path, experiment).params, run.params)
+    read = read_weights(made.path, experiment)
+    assert_identical(read.params, run.params)
+    assert read.origin["run"] == run.facts["id"]
+    if run.config.sections.model.tied:
+        assert net.fc.weight is net.embedding.weight
 
 
 @pytest.mark.parametrize(("symbols", "options"), ONNX.values(), ids=ONNX)
@@ -125,6 +135,13 @@ def test_onnxruntime_predicts_the_same(symbols, options, tmp_path):
     with contextlib.chdir(made.note.parent):
         exec(code, space)
     found = space["prediction" if whole else "predictions"]
+    if whole:  # Shorter ones, whatever stands behind them.
+        cut = space["session"].run(
+            None,
+            {"X": inputs, "sequence_lens": np.array([T, 4], np.int32)},
+        )[0]
+        expected = predict(run.model, run.params, inputs[:4])
+        assert_near(cut, [found[0], expected[1]])
     assert_near(found, predict(run.model, run.params, inputs))
     read = read_weights(made.path, experiment)
     assert_identical(read.params, run.params)
@@ -137,8 +154,48 @@ def test_a_note_of_onnx_runs_as_it_stands(tmp_path):
         folder.mkdir()
         run = make_run(folder / "run", build(folder, symbols, options))
         space = run_note(export_run(run, "onnx").note)
-        assert space["predictions"].shape == (T, B, run.facts["parts"]["output_size"])
-        assert ("prediction" in space) == (run.model.step is None)
+        shape = B, run.facts["parts"]["output_size"]
+        if run.model.step is None:
+            assert space["prediction"].shape == shape
+        else:
+            assert space["predictions"].shape == (T, *shape)
+
+
+def test_a_module_of_pytorch_takes_lengths_of_symbols(tmp_path):
+    experiment = make_experiment(tmp_path, *WORDS, *WHOLE, text=TEXT)
+    run = make_run(tmp_path / "run", experiment)
+    net, inputs = run_note(export_run(run, "torch").note)["net"], draw_inputs(run)
+    with torch.no_grad():
+        found = net(torch.tensor(inputs), torch.tensor([4, T]))
+    whole, cut = (predict(run.model, run.params, x) for x in (inputs, inputs[:4]))
+    assert_near(found.numpy(), [cut[0], whole[1]])
+
+
+def test_heads_are_taken_apart_where_nothing_is_between_them(tmp_path):
+    heads, dense = (
+        build(tmp_path, False, ("model.cell=lstm_variant", f"model.heads={n}"))
+        for n in (3, 1)
+    )
+    made = export_run(make_run(tmp_path / "run", dense), "onnx")
+    with pytest.raises(UserError) as caught:
+        read_weights(made.path, heads)
+    assert caught.value.lines[0].endswith(
+        "w_h: 24 numbers between its heads are not zero, and the config's model has 3 "
+        "heads; change the config"
+    )
+    relu = "model.cell=lstm_variant", "model.heads=3", "model.output_activation=relu"
+    made = export_run(make_run(tmp_path / "relu", build(tmp_path, False, relu)), "onnx")
+    with pytest.raises(UserError, match=r"computes what model\.cell"):
+        read_weights(made.path, heads)
+
+
+def test_a_file_of_pytorch_knows_its_symbols(tmp_path):
+    made = export_run(make_run(tmp_path / "run", build(tmp_path, True, WORDS)), "torch")
+    (tmp_path / "text.txt").write_text(SENTENCE.replace("d", "~") * 10)
+    other = experiment_of(load_config(tmp_path / "config.toml", WORDS))
+    with pytest.raises(UserError) as caught:
+        read_weights(made.path, other)
+    assert "as symbol" in caught.value.lines[0]
 
 
 def test_onnx_of_another_activation_is_refused(tmp_path):
@@ -209,7 +266,7 @@ def test_files_of_pytorch_that_are_refused(tagged, tmp_path, monkeypatch):
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     whole = buffer.getvalue()
-    broken = dict(weights)
+    broken, some = dict(weights), {"encoder.weight": weights["encoder.weight"]}
     broken["decoder.bias"] = torch.full_like(broken["decoder.bias"], np.nan)
 
     def save(content):
@@ -223,6 +280,23 @@ def test_files_of_pytorch_that_are_refused(tagged, tmp_path, monkeypatch):
             lambda: path.write_bytes(b"\x80\x02" + bytes(50)),
         ],
         "no state_dict": [save([1, 2]), save({"a": 1})],
+        "it asks for posix.mkdir, and no code is run for a file": [
+            save({"encoder.weight": Planted()}),
+        ],
+        "on the device meta": [save({k: w.to("meta") for k, w in some.items()})],
+        "is a tensor of layout sparse_coo": [
+            save(weights | {"decoder.weight": weights["decoder.weight"].to_sparse()}),
+        ],
+        "is a tensor of layout nested": [
+            save(weights | {"a": torch.nested.nested_tensor([torch.ones(2)])}),
+        ],
+        "decoder.bias is float8_e4m3fn": [
+            save(weights | {"decoder.bias": broken["decoder.bias"].to(F8)}),
+        ],
+        ": is a name of type int": [
+            save(weights | {3: broken["decoder.bias"]}),
+            save({3: broken["decoder.bias"]}),
+        ],
         "values are not finite": [save(broken)],
         "cannot be read as a zip archive": [
             lambda: path.write_bytes(whole[:-300]),
@@ -235,7 +309,7 @@ def test_files_of_pytorch_that_are_refused(tagged, tmp_path, monkeypatch):
             with pytest.raises(UserError) as caught:
                 read_weights(path, experiment)
             (line,) = caught.value.lines
-            assert words in line
+            assert words in line and "weights_only" not in line
     assert not (tmp_path / "planted").exists()
 
 

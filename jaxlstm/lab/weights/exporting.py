@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,14 +12,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxlstm import interop
+from jaxlstm.interop.files import replacement, write_file
 from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.errors import UserError
-from jaxlstm.lab.files import cannot_write, sync, write_bytes, write_text
+from jaxlstm.lab.files import cannot_write, sync
 from jaxlstm.lab.runs import VOCABULARY, Run
-from jaxlstm.lab.weights.files import read_named
+from jaxlstm.lab.weights.files import ORIGIN, read_named
 from jaxlstm.lab.weights.graphs import read_graph
 from jaxlstm.lab.weights.notes import (
     describe_run,
+    quote,
     takes_state,
     write_model,
     write_note,
@@ -78,10 +82,17 @@ def export_run(run: Run, kind: ExportFormat, out: Path | None = None) -> Exporte
     params = run.params
     _check_finite(run, params)
     write = {"safetensors": _write_own, "torch": _write_torch, "onnx": _write_onnx}
-    with _replaced(path) as new:
-        count, text = write[kind](run, params, path, new)
-        size = new.stat().st_size
-        write_text(note, text)
+    try:
+        with contextlib.ExitStack() as undo:
+            with replacement(path) as new:
+                count, text = write[kind](run, params, path, new)
+                size = new.stat().st_size
+                write_file(note, text.encode())
+                undo.callback(note.unlink, missing_ok=True)
+            undo.pop_all()
+        sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
     assert run.update is not None
     return Exported(path, note, count, count_parameters(params), size, run.update)
 
@@ -93,9 +104,9 @@ def _check_target(path: Path, note: Path, kind: ExportFormat) -> None:
             f"--out {path}: a file of --format {kind} ends in {endings}; name it so"
         )
     for each in (path, note):
-        if each.exists() or each.is_symlink():
+        if os.path.lexists(each):
             raise UserError(f"{each}: is there already; remove it, or name another")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"--out {path}: {path.parent} is no folder; make it first")
 
 
@@ -110,23 +121,6 @@ def _check_finite(run: Run, params: ModelParams) -> None:
         raise UserError(*lines)
 
 
-@contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Gives a path to write to, which becomes the file if all goes well."""
-    # Of the same ending, by which readers know what it is.
-    new = path.with_name(f"{path.stem}.new{path.suffix}")
-    try:
-        yield new
-        new.replace(path)
-        sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
-        raise
-
-
 def _write_own(run: Run, params: ModelParams, path: Path, new: Path) -> tuple[int, str]:
     """Writes the tree as it is, and what it is of; returns its size, and the note."""
     arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(params).items()}
@@ -136,7 +130,7 @@ def _write_own(run: Run, params: ModelParams, path: Path, new: Path) -> tuple[in
     loading = [
         *write_model(run),
         "template = jax.eval_shape(model.init, jax.random.key(0))",
-        f'params = interop.load_safetensors("{path.name}", template)',
+        f"params = interop.load_safetensors({quote(path.name)}, template)",
     ]
     return len(arrays), write_note(run, path, "safetensors", None, loading)
 
@@ -175,17 +169,21 @@ def _write_torch(
         loading = [
             "from safetensors.torch import load_file",
             "",
-            f'net.load_state_dict(load_file("{path.name}"))',
+            f"net.load_state_dict(load_file({quote(path.name)}))",
         ]
     else:
-        _save_torch(new, path, arrays)
-        loading = [f"net.load_state_dict(torch.load({path.name!r}, weights_only=True))"]
+        _save_torch(new, path, arrays, describe(run))
+        loading = [
+            f"net.load_state_dict(torch.load({quote(path.name)}, weights_only=True))"
+        ]
     found = "safetensors" if path.suffix == ".safetensors" else "torch"
     _compare(new, read_named(new, found).arrays, arrays)
     return len(arrays), write_note(run, path, "torch", layout, loading)
 
 
-def _save_torch(new: Path, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _save_torch(
+    new: Path, path: Path, arrays: Mapping[str, np.ndarray], origin: dict[str, str]
+) -> None:
     try:
         import torch
     except ImportError:
@@ -194,9 +192,14 @@ def _save_torch(new: Path, path: Path, arrays: Mapping[str, np.ndarray]) -> None
             "--format torch: torch is not installed; pip install torch, or give --out "
             f"{other}, a safetensors file of the same names"
         ) from None
+    state_dict: Any = OrderedDict(
+        (name, torch.tensor(array)) for name, array in arrays.items()
+    )
+    # Which load_state_dict passes over: its modules have no such name.
+    state_dict._metadata = OrderedDict({ORIGIN: origin})
     buffer = io.BytesIO()
-    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, buffer)
-    write_bytes(new, buffer.getvalue())
+    torch.save(state_dict, buffer)
+    write_file(new, buffer.getvalue())
 
 
 def _write_onnx(
@@ -214,6 +217,7 @@ def _write_onnx(
             inputs=inputs,
             connections=section.connections,
             lengths=section.bidirectional,
+            last=section.bidirectional,
             initial_state=takes_state(run),
             metadata=describe(run),
         )

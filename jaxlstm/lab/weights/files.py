@@ -4,13 +4,14 @@ Nothing that is read is executed: of PyTorch's files by `torch.load(weights_only
 of the others by nature.
 """
 
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxlstm import interop
-from jaxlstm.interop.weights import LONGEST_REASON, show
+from jaxlstm.interop.weights import LONGEST_REASON, MOST_LINES, show
 from jaxlstm.lab.errors import UserError
 
 Format = Literal["safetensors", "torch", "onnx", "keras"]
@@ -23,6 +24,8 @@ TITLES: dict[Format, str] = {
 }
 # A header of safetensors begins with its length, and then is JSON.
 LENGTH = 8
+# Where a state_dict of ours says what it is of, among the versions of its modules.
+ORIGIN = "jaxlstm"
 ZIP, PICKLE, HDF5 = b"PK\x03\x04", b"\x80", b"\x89HDF"
 
 
@@ -130,37 +133,93 @@ def _read_torch(path: Path) -> Named:
         raise
     # What is in a damaged file may raise anything, by a reader that is not ours.
     except Exception as error:
-        raise _damaged(path, "a file of weights alone", error) from None
-    arrays = _find_tensors(content)
-    if arrays is None:
+        raise _no_weights_alone(path, error) from None
+    found = _find_tensors(content, torch.Tensor)
+    if found is None:
         raise UserError(
             f"{path}: holds {type(content).__name__} and no state_dict, tensors by "
             "name; save model.state_dict()"
         )
-    return Named(arrays, {})
+    reasons = {
+        name: _find_oddity(name, value)
+        for name, value in found.items()
+        if not isinstance(name, str) or isinstance(value, torch.Tensor)
+    }
+    lines = [
+        f"{path}: {show(str(name))}: {reason}"
+        for name, reason in reasons.items()
+        if reason is not None
+    ]
+    if lines:
+        raise UserError(*lines[:MOST_LINES])
+    return Named(dict(found), _read_origin(found))
 
 
-def _find_tensors(content: Any) -> dict[str, Any] | None:
-    """Returns a state_dict, or the one in what was saved beside other things."""
+def _find_tensors(content: Any, kind: type) -> Mapping[Any, Any] | None:
+    """Returns a state_dict, or the one in what was saved beside other things.
+
+    Args:
+      content: of the file.
+      kind: of tensors.
+    """
 
     def is_state_dict(value: Any) -> bool:
-        return isinstance(value, Mapping) and any(map(_is_tensor, value.values()))
+        return isinstance(value, Mapping) and any(
+            isinstance(entry, kind) for entry in value.values()
+        )
 
     if is_state_dict(content):
-        return dict(content)
+        return content
     if isinstance(content, Mapping):
         inner = [value for value in content.values() if is_state_dict(value)]
         if len(inner) == 1:
-            return dict(inner[0])
+            return inner[0]
     return None
 
 
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+def _find_oddity(name: Any, tensor: Any) -> str | None:
+    """Returns why an entry of a state_dict is none of plain numbers, or None."""
+    if not isinstance(name, str):
+        return f"is a name of type {type(name).__name__}; name tensors by text"
+    if tensor.is_meta:
+        return "has no values, being on the device meta; save tensors that have some"
+    layout = "nested" if tensor.is_nested else str(tensor.layout)
+    if layout != "torch.strided":
+        kind = layout.removeprefix("torch.")
+        return f"is a tensor of layout {kind}; save a dense one"
+    if tensor.is_quantized:
+        return "is quantized; save tensor.dequantize()"
+    return None
+
+
+def _read_origin(state_dict: Mapping[Any, Any]) -> dict[str, str]:
+    """Returns what a state_dict says of itself, where modules keep their versions."""
+    versions = getattr(state_dict, "_metadata", None)
+    entries = versions.get(ORIGIN) if isinstance(versions, Mapping) else None
+    if not isinstance(entries, Mapping):
+        return {}
+    return {
+        name: text
+        for name, text in entries.items()
+        if isinstance(name, str) and isinstance(text, str)
+    }
+
+
+def _no_weights_alone(path: Path, error: Exception) -> UserError:
+    """Returns what is said in place of PyTorch's advice to run what is in a file."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named is None and "weights_only" not in str(error):
+        return _damaged(path, "a file of weights alone", error)
+    reason = "it is damaged, or no file of weights"
+    if named is not None:
+        reason = f"it asks for {show(named[1])}, and no code is run for a file"
+    return UserError(
+        f"{path}: cannot be read as a file of weights alone: {reason}; save "
+        "model.state_dict()"
+    )
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> UserError:
-    # Only the first line: PyTorch goes on with advice that would run what is in a file.
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = show(lines[0], LONGEST_REASON)
     return UserError(

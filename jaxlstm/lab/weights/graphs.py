@@ -24,7 +24,7 @@ from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.errors import UserError
 from jaxlstm.lab.weights.files import Format, Named
-from jaxlstm.lab.weights.plain import are_alike, first_cell
+from jaxlstm.lab.weights.plain import are_alike, first_cell, join_shape
 from jaxlstm.model import ModelParams, ReadoutParams, RecurrentParams
 
 # What the loss of a task makes of predictions by itself.
@@ -60,6 +60,7 @@ def _read_onnx(
     params = interop.model_from_onnx(path, connections=connections)
     name, layer = next(iter(layers.items()))
     _check_cell(path, name, CELLS[layer.name](**layer.options), config, params)
+    params = _take_heads_apart(path, params, template)
     start = template.recurrent.initial_state
     if start is not None and params.recurrent.initial_state is None:
         # A file has no place for a state of zeros.
@@ -76,7 +77,6 @@ def _read_onnx(
 def _read_keras(
     path: Path, config: Config, template: Any
 ) -> tuple[ModelParams, dict[str, str]]:
-    del template
     model = interop.load_keras(path)
     _check_layers(path, model)
     tables = [each.table for each in model.layers if isinstance(each, KerasEmbedding)]
@@ -95,7 +95,7 @@ def _read_keras(
     )
     for layer in model.recurrent:
         _check_cell(path, layer.name, layer.cell, config, params)
-    return params, {}
+    return _take_heads_apart(path, params, template), {}
 
 
 def _check_layers(path: Path, model: KerasModel) -> None:
@@ -131,6 +131,29 @@ def _check_layers(path: Path, model: KerasModel) -> None:
         raise UserError(*(f"{path}: {line}" for line in lines))
 
 
+def _take_heads_apart(path: Path, params: ModelParams, template: Any) -> ModelParams:
+    """Returns parameters with recurrent weights in heads where a template has them so.
+
+    A file has one matrix for all heads, which is zero between them.
+    """
+    leaves, wanted = name_leaves(params), name_leaves(template)
+    for name, leaf in leaves.items():
+        shape = wanted[name].shape if name in wanted else leaf.shape
+        if leaf.shape == shape or leaf.shape != join_shape(shape):
+            continue
+        heads, width, gates, out = shape
+        whole = np.asarray(leaf).reshape(heads, width, gates, heads, out)
+        between = ~np.eye(heads, dtype=bool)[:, None, None, :, None]
+        wrong = np.count_nonzero(np.where(between, whole, 0))
+        if wrong:
+            raise UserError(
+                f"{path}: {name}: {wrong} numbers between its heads are not zero, and "
+                f"the config's model has {heads} heads; change the config"
+            )
+        leaves[name] = jnp.asarray(np.einsum("ndgne->ndge", whole))
+    return jax.tree.unflatten(jax.tree.structure(params), leaves.values())
+
+
 def _check_cell(
     path: Path, name: str, cell: Cell, config: Config, params: ModelParams
 ) -> None:
@@ -144,7 +167,7 @@ def _check_cell(
             jax.random.key(0), shapes.w_x.shape[0], config.sections.model.hidden_size
         )
     )
-    same = {n: x.shape for n, x in name_leaves(wanted).items()} == {
+    same = {n: join_shape(x.shape) for n, x in name_leaves(wanted).items()} == {
         n: x.shape for n, x in name_leaves(shapes).items()
     }
     if same and not are_alike(config.cell, cell, wanted, shapes):

@@ -103,7 +103,7 @@ def write_session(run: Run, name: str) -> list[str]:
         "import numpy as np",
         "import onnxruntime",
         "",
-        f'session = onnxruntime.InferenceSession("{name}")',
+        f"session = onnxruntime.InferenceSession({quote(name)})",
         f'feeds = {{"X": np.zeros({inputs})}}',
     ]
     if takes_state(run):
@@ -114,18 +114,13 @@ def write_session(run: Run, name: str) -> list[str]:
         ]
     if section.bidirectional:
         lines.append('feeds["sequence_lens"] = np.array([7, 5], np.int32)')
-    lines.append("predictions, *states = session.run(None, feeds)")
-    if section.bidirectional and section.readout != "none":
-        lines = ["import onnx", *lines]
-        lines += [
-            "",
-            "# Of whole sequences, by the last states of both directions.",
-            f'constants = onnx.load("{name}").graph.initializer',
-            "arrays = {w.name: onnx.numpy_helper.to_array(w) for w in constants}",
-            "top = np.concatenate(states[0][-2:], axis=-1)",
-            'prediction = top @ arrays["readout.w"] + arrays["readout.b"]',
-        ]
-    return lines
+    found = "prediction" if section.bidirectional else "predictions"
+    return [*lines, f"{found}, *states = session.run(None, feeds)"]
+
+
+def quote(text: str) -> str:
+    """Returns text as it is written in Python."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _tell_options(function: Callable[..., Any], options: dict[str, Any]) -> list[str]:
@@ -180,7 +175,7 @@ def _tell_inputs(run: Run, kind: Format) -> list[str]:
         lines[0] += " Padding may stand only behind a sequence, " + (
             "as `sequence_lens` says."
             if kind == "onnx"
-            else "which is then packed by `pack_padded_sequence`."
+            else "whose `lengths` [B] the module then takes."
         )
     dropout = run.config.sections.model.dropout.model_dump()
     rates = {name: rate for name, rate in dropout.items() if rate and rate is not True}

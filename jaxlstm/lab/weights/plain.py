@@ -16,6 +16,7 @@ from jaxlstm.cells import (
     make_lstm,
     make_rnn,
 )
+from jaxlstm.cells.base import GatedWeights, dense
 from jaxlstm.interop.weights import name_leaves
 from jaxlstm.lab.config import Config
 from jaxlstm.lab.errors import UserError
@@ -45,6 +46,7 @@ class Layout(NamedTuple):
       bidirectional: whether each reads in both directions.
       bias: whether its layers have biases.
       output_size: of the readout; None without one.
+      tied: whether it has the weights of the embedding.
       dtype: of the parameters.
     """
 
@@ -58,6 +60,7 @@ class Layout(NamedTuple):
     bidirectional: bool
     bias: bool
     output_size: int | None
+    tied: bool
     dtype: str
 
 
@@ -90,7 +93,7 @@ def find_layout(config: Config, shapes: Any, symbols: int | None, where: str) ->
     ]
     if kind is None or lines:
         raise UserError(*lines)
-    (table, layers, _), (_, readout_bias) = shapes
+    (table, layers, _), (readout, readout_bias) = shapes
     first = first_cell(layers)
     projected = isinstance(first, ProjectedLSTMParams)
     return Layout(
@@ -104,6 +107,7 @@ def find_layout(config: Config, shapes: Any, symbols: int | None, where: str) ->
         bidirectional=section.bidirectional,
         bias=first.b is not None,
         output_size=None if readout_bias is None else readout_bias.shape[0],
+        tied=readout_bias is not None and readout is None,
         dtype=first.w_x.dtype.name,
     )
 
@@ -126,6 +130,23 @@ def _find_kind(config: Config, shapes: ModelParams) -> str | None:
     return None
 
 
+def join(w_h: np.ndarray) -> np.ndarray:
+    """Returns recurrent weights in heads as one matrix, zero between them."""
+    w = jax.numpy.asarray(w_h)
+    return np.asarray(dense(GatedWeights(w, w, None)).w_h)
+
+
+def join_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of recurrent weights in heads as `join` gives them.
+
+    Any other shape stays as it is.
+    """
+    if len(shape) != 4:
+        return shape
+    heads, width, gates, out = shape
+    return heads * width, gates * heads * out
+
+
 def are_alike(cell: Cell, other: Cell, shapes: Any, other_shapes: Any) -> bool:
     """Returns whether two cells make the same of parameters, by steps from drawn ones.
 
@@ -133,7 +154,8 @@ def are_alike(cell: Cell, other: Cell, shapes: Any, other_shapes: Any) -> bool:
       cell: one of them.
       other: which may have the same parameters in another tree.
       shapes: of the parameters of one.
-      other_shapes: of those of the other, under the same names.
+      other_shapes: of those of the other, under the same names; recurrent weights that
+        stand in heads in one may be a matrix there.
     """
     random = np.random.default_rng(0)
 
@@ -143,7 +165,11 @@ def are_alike(cell: Cell, other: Cell, shapes: Any, other_shapes: Any) -> bool:
     named = {name: draw(leaf) for name, leaf in name_leaves(shapes).items()}
     trees = [
         jax.tree.unflatten(
-            jax.tree.structure(tree), [named[name] for name in name_leaves(tree)]
+            jax.tree.structure(tree),
+            [
+                named[name] if named[name].ndim == leaf.ndim else join(named[name])
+                for name, leaf in name_leaves(tree).items()
+            ],
         )
         for tree in (shapes, other_shapes)
     ]

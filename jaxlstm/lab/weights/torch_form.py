@@ -70,7 +70,8 @@ def write_module(layout: Layout) -> list[str]:
     """Returns a module of PyTorch that a model's state_dict loads into, line by line.
 
     Its forward takes [T, B] symbols or [T, B, X] vectors, and returns predictions and
-    the last state; of a net that reads in both directions, the prediction at the end.
+    the last state. Of a net that reads in both directions it may be given the lengths
+    [B] of sequences, and returns the prediction at their end.
     """
     layer, kind = NAMES[layout.kind], layout.kind
     options = [str(layout.input_size), str(layout.hidden_size)]
@@ -92,10 +93,18 @@ def write_module(layout: Layout) -> list[str]:
     width = (layout.projection_size or layout.hidden_size) * (1 + layout.bidirectional)
     if layout.output_size is not None:
         parts.append(f"self.fc = torch.nn.Linear({width}, {layout.output_size})")
+    if layout.tied:
+        parts.append("self.fc.weight = self.embedding.weight")
+    takes = "state"
     if layout.bidirectional:
         h = "(h, _)" if kind == "lstm" else "h"
+        takes = "lengths"
         forward = [
-            f"_, {h} = self.{kind}(x, state)",
+            "if lengths is not None:",
+            "    x = torch.nn.utils.rnn.pack_padded_sequence(",
+            "        x, lengths, enforce_sorted=False",
+            "    )",
+            f"_, {h} = self.{kind}(x)",
             "top = torch.cat([h[-2], h[-1]], dim=-1)",
         ]
         result = "top"
@@ -113,7 +122,7 @@ def write_module(layout: Layout) -> list[str]:
         "        super().__init__()",
         *[f"        {part}" for part in parts],
         "",
-        "    def forward(self, x, state=None):",
+        f"    def forward(self, x, {takes}=None):",
         *[f"        {line}" for line in (*feed, *forward)],
         f"        return {result}",
         "",
