@@ -203,7 +203,7 @@ def test_models_put_together_otherwise(x64, tmp_path):
     model = write_stack(path, num_layers=3, connections="residual")
     (line,) = refuse(path, model, read)
     assert line == (
-        'layers.2: is fed by layers.0, layers.1; with connections="none" a model has '
+        'layers.2: is fed by layers.0 + layers.1; with connections="none" a model has '
         "layers.1"
     )
     model = write_stack(path)

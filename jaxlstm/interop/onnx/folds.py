@@ -3,7 +3,7 @@
 Each takes the attributes of its node and its inputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,21 @@ def _concat(given: dict[str, Any], *parts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=given["axis"])
 
 
-def _slice(given: dict[str, Any], x: np.ndarray, *bounds: np.ndarray) -> np.ndarray:
+def list_cuts(
+    given: Mapping[str, Any], *bounds: np.ndarray
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yields axis, start, end and step of each cut of a Slice."""
     if not bounds:
-        given = {"axes": range(len(given["starts"]))} | given
+        given = {"axes": range(len(given["starts"])), **given}
         bounds = given["starts"], given["ends"], given["axes"]
     starts, ends, *rest = (np.asarray(bound).tolist() for bound in bounds)
     axes = rest[0] if rest else range(len(starts))
     steps = rest[1] if len(rest) > 1 else [1] * len(starts)
-    for axis, *window in zip(axes, starts, ends, steps, strict=True):
+    yield from zip(axes, starts, ends, steps, strict=True)
+
+
+def _slice(given: dict[str, Any], x: np.ndarray, *bounds: np.ndarray) -> np.ndarray:
+    for axis, *window in list_cuts(given, *bounds):
         x = x.swapaxes(0, axis)[slice(*window)].swapaxes(0, axis)
     return x
 

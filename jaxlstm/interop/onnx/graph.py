@@ -66,6 +66,8 @@ class Graph:
     Attributes:
       nodes: in the order of the file, which is one in which they can run.
       inputs: names of what it is given when it runs.
+      ranks: how many axes each of these has, None where the file does not say it.
+      outputs: names of what it gives.
       metadata: of the model, text by name.
     """
 
@@ -85,6 +87,8 @@ class Graph:
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [i.name for i in graph.input if i.name not in self._initializers]
+        self.ranks = {i.name: _count_axes(i) for i in graph.input}
+        self.outputs = [output.name for output in graph.output]
         self._producers = {name: n for n in self.nodes for name in n.output if name}
         self._consumers: dict[str, list[Any]] = {}
         for node in self.nodes:
@@ -240,7 +244,7 @@ def _check_text(path: FilePath, model: Any) -> None:
     names = [
         text for entry in model.metadata_props for text in (entry.key, entry.value)
     ]
-    names += [part.name for part in (*graph.initializer, *graph.input)]
+    names += [part.name for part in (*graph.initializer, *graph.input, *graph.output)]
     for node in graph.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]
         names += [attribute.name for attribute in node.attribute]
@@ -249,6 +253,11 @@ def _check_text(path: FilePath, model: Any) -> None:
         raise WeightsError(
             f"{path}: is no ONNX model: {show(repr(damaged[0]))} is no text"
         )
+
+
+def _count_axes(value: Any) -> int | None:
+    kind = value.type.tensor_type
+    return len(kind.shape.dim) if kind.HasField("shape") else None
 
 
 def _name_output(node: Any, name: str) -> str:

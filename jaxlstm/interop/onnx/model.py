@@ -5,24 +5,30 @@ from typing import Any
 import jax
 
 from jaxlstm.interop.files import FilePath
+from jaxlstm.interop.onnx.moves import Parts
 from jaxlstm.interop.onnx.read import OnnxModel, load_onnx
-from jaxlstm.interop.weights import LONGEST_REASON, prefix, show
+from jaxlstm.interop.onnx.wiring import name_parts
+from jaxlstm.interop.weights import LONGEST_REASON, WeightsError, prefix, show
 from jaxlstm.layers import Connections
 from jaxlstm.model import ModelParams, ReadoutParams, RecurrentParams
 from jaxlstm.shapes import check_choice
 
 
 def model_from_onnx(
-    path: FilePath, *, connections: Connections = "none", dtype: Any = None
+    source: FilePath | OnnxModel,
+    *,
+    connections: Connections = "none",
+    dtype: Any = None,
 ) -> ModelParams:
     """Returns a whole model: embedding, recurrent layers and readout.
 
     Args:
-      path: of a file with a stack of recurrent layers, at most one embedding, below
-        them, and at most one linear layer, above them, as `model_to_onnx` and exporters
-        of PyTorch write it.
+      source: path of a file with a stack of recurrent layers, at most one embedding,
+        below them, and at most one linear layer, above them, as `model_to_onnx` and
+        exporters of PyTorch write it; or what `load_onnx` gives of it.
       connections: as in `make_model`: what feeds each layer.
-      dtype: of the parameters; by default that of the tensors.
+      dtype: of the parameters; by default that of the tensors. What has been loaded
+        has its dtype already.
 
     Returns:
       The parameters of a `make_model` of the same sizes. Where the linear layer has the
@@ -32,13 +38,15 @@ def model_from_onnx(
       ModuleNotFoundError: the package onnx is not installed.
       OSError: the file cannot be opened.
       WeightsError: as of `load_onnx`; or there is more than such a model has, or it is
-        put together in another way.
+        put together in another way, or something on the way from its inputs to its
+        outputs is not known to leave the numbers as they are.
     """
     check_choice("connections", connections, Connections)
-    model = load_onnx(path, dtype=dtype)
+    loaded = isinstance(source, OnnxModel)
+    model = source if loaded else load_onnx(source, dtype=dtype)
     faults = _check_parts(model) or _check_wiring(model, connections)
     if faults:
-        raise prefix(path, faults)
+        raise WeightsError(*faults) if loaded else prefix(source, faults)
     layers = tuple(layer.params for layer in model.layers.values())
     table = next(iter(model.embeddings.values()), None)
     readout = next(iter(model.linears.values()), ReadoutParams(None, None))
@@ -76,26 +84,73 @@ def _check_parts(model: OnnxModel) -> list[str]:
 
 def _check_wiring(model: OnnxModel, connections: Connections) -> list[str]:
     """Returns a line for each part that is fed by others than in `make_model`."""
-    names, faults = list(model.layers), []
-    bottom = set(model.embeddings)
-    if not bottom:
-        bottom = set(model.inputs[names[0]]["X"]) & set(model.arguments)
-    wanted: dict[str, set[str]] = {name: set(model.arguments) for name in bottom}
-    for place, name in enumerate(names):
-        below = names[:place] if connections == "residual" else names[:place][-1:]
-        wanted[name] = {*below, *(bottom if connections == "skip" else ())} or bottom
-    for name in model.linears:
-        wanted[name] = set(names if connections != "none" else names[-1:])
-    for name in (*model.layers, *model.embeddings, *model.linears):
-        found = set(model.inputs[name]["X"])
-        if name in model.linears:
-            found = {source.removesuffix(".Y_h") for source in found}
-        fits = found <= wanted[name] if name in bottom else found == wanted[name]
-        if not fits or not found:
-            said = ", ".join(sorted(found)) or "constants"
-            needs = ", ".join(sorted(wanted[name])) or "an input"
+    feeds, faults = model.wiring.feeds, []
+    wanted = _find_feeds(model, connections)
+    for name, parts in wanted.items():
+        fits = name in feeds and _as_steps(feeds[name], name, model) == parts
+        if name in feeds and not fits:
             faults.append(
-                f"{show(name)}: is fed by {show(said, LONGEST_REASON)}; with "
-                f'connections="{connections}" a model has {show(needs, LONGEST_REASON)}'
+                f"{show(name)}: is fed by {_show_parts(feeds[name])}; with "
+                f'connections="{connections}" a model has {_show_parts(parts)}'
             )
+    faults = faults or list(model.wiring.faults)
+    top = wanted.pop("")
+    outputs = model.wiring.outputs.values()
+    if not faults and top not in [_as_steps(parts, "", model) for parts in outputs]:
+        faults.append(f"gives no output that is {_show_parts(top)}")
     return faults
+
+
+def _find_feeds(model: OnnxModel, connections: Connections) -> dict[str, Parts]:
+    """Returns what each part is fed in `make_model`, and by "" what that gives."""
+    names = list(model.layers)
+    tops = [name_parts(name, layer) for name, layer in model.layers.items()]
+    wanted: dict[str, Parts] = {}
+    feeds = model.wiring.feeds
+    argument = feeds.get(next(iter(model.embeddings), names[0]), ())
+    if len(argument) != 1 or argument[0] not in {(name,) for name in model.arguments}:
+        argument = (("an input",),)
+    bottom = argument
+    for name in model.embeddings:
+        wanted[name], bottom = argument, ((name,),)
+    for place, name in enumerate(names):
+        if not place:
+            wanted[name] = bottom
+        elif connections == "skip":
+            wanted[name] = bottom + tops[place - 1]
+        else:
+            wanted[name] = _join(tops[:place], connections)
+    given = _join(tops, connections)
+    for name in model.linears:
+        wanted[name], given = given, ((name,),)
+    return wanted | {"": given}
+
+
+def _join(outputs: list[Parts], connections: Connections) -> Parts:
+    """Returns the outputs of layers as they are joined above them."""
+    if connections == "skip":
+        return tuple(part for parts in outputs for part in parts)
+    if connections == "residual":
+        columns = zip(*outputs, strict=False)
+        return tuple(tuple(sorted(sum(column, ()))) for column in columns)
+    return outputs[-1]
+
+
+def _as_steps(parts: Parts, name: str, model: OnnxModel) -> Parts:
+    """Returns last states, which a prediction may be by, as the outputs they are of."""
+    if name in model.layers or name in model.embeddings:
+        return parts
+    whole = {
+        state: output
+        for key, layer in model.layers.items()
+        for (state,), (output,) in zip(
+            name_parts(key, layer, ".Y_h"), name_parts(key, layer), strict=True
+        )
+    }
+    if not all(part in whole for added in parts for part in added):
+        return parts
+    return tuple(tuple(sorted(whole[part] for part in added)) for added in parts)
+
+
+def _show_parts(parts: Parts) -> str:
+    return show(", ".join(" + ".join(added) for added in parts), LONGEST_REASON)

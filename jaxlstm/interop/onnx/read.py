@@ -11,6 +11,7 @@ from jaxlstm.interop.onnx.graph import DOMAINS, Graph
 from jaxlstm.interop.onnx.layer import OnnxLayer, layer_from_onnx
 from jaxlstm.interop.onnx.operators import OPERATORS
 from jaxlstm.interop.onnx.states import state_from_onnx
+from jaxlstm.interop.onnx.wiring import Wiring, trace
 from jaxlstm.interop.tensors import as_leaf, check_names, convert
 from jaxlstm.interop.weights import (
     LONGEST_REASON,
@@ -43,6 +44,7 @@ class OnnxModel(NamedTuple):
         out.
       arguments: names of the inputs of the model.
       metadata: text by name, whatever its writer has put there.
+      wiring: how these are put together, as far as that is understood.
     """
 
     layers: dict[str, OnnxLayer]
@@ -52,6 +54,7 @@ class OnnxModel(NamedTuple):
     inputs: dict[str, dict[str, tuple[str, ...]]]
     arguments: tuple[str, ...]
     metadata: dict[str, str]
+    wiring: Wiring
 
 
 def load_onnx(
@@ -93,7 +96,8 @@ class _Reader:
     def __init__(self, graph: Graph, dtype: Any, allow_non_finite: bool):
         self.graph, self._dtype = graph, dtype
         self._allow_non_finite = allow_non_finite
-        self.model = OnnxModel({}, {}, {}, {}, {}, tuple(graph.inputs), graph.metadata)
+        arguments, wiring = tuple(graph.inputs), Wiring({}, {}, ())
+        self.model = OnnxModel({}, {}, {}, {}, {}, arguments, graph.metadata, wiring)
         self.faults: list[str] = []
 
     def read(self) -> OnnxModel:
@@ -132,7 +136,9 @@ class _Reader:
             )
         if self.faults:
             raise WeightsError(*self.faults)
-        return self.model
+        model = self.model
+        wiring = trace(self.graph, model.layers, model.embeddings, model.linears)
+        return model._replace(wiring=wiring)
 
     def _read_layer(self, name: str, node: Any) -> None:
         graph = self.graph
