@@ -287,3 +287,10 @@ def test_a_first_state_that_is_learned_can_be_learned(x64):
 
     start = jax.grad(loss)(params).recurrent.initial_state[0]
     assert all(np.any(field) for field in (start.h, start.c))
+
+
+def test_the_bias_of_a_coupled_gate_has_the_other_sign():
+    """Where f = 1 - i, little is let in at first, so that much stays."""
+    init = make_lstm_variant(coupled=True, forget_bias=2.0).init
+    b = jax.jit(lambda: init(jax.random.key(0), X, H).b)()
+    assert b.tolist() == [-2.0] * H + [0.0] * 2 * H
