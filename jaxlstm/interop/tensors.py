@@ -108,11 +108,11 @@ def convert(
 
 def as_array(value: Any) -> np.ndarray | None:
     """Returns a tensor as a NumPy array of numbers, or None if it cannot be one."""
-    if hasattr(value, "detach"):  # PyTorch's: NumPy takes what has no gradient,
-        value = value.detach().cpu()
-        if str(value.dtype).endswith("bfloat16"):  # and knows no such dtype.
-            return value.float().numpy().astype(jnp.bfloat16)
     try:
+        if hasattr(value, "detach"):  # PyTorch's: NumPy takes what has no gradient,
+            value = value.detach().cpu()
+            if str(value.dtype).endswith("bfloat16"):  # and knows no such dtype.
+                return value.float().numpy().astype(jnp.bfloat16)
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         return None

@@ -148,6 +148,16 @@ def test_shapes_that_differ_are_listed_at_once(x64):
     ]
 
 
+class Meta:
+    """As a tensor of PyTorch on the device meta."""
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
@@ -166,6 +176,7 @@ def test_shapes_that_differ_are_listed_at_once(x64):
         ),
         ({"bias_hh_l0": "text"}, "bias_hh_l0: str is no floating-point tensor"),
         ({"bias_hh_l0": {}}, "bias_hh_l0: dict is no floating-point tensor"),
+        ({"bias_hh_l0": Meta()}, "bias_hh_l0: Meta is no floating-point tensor"),
         (
             {"bias_hh_l0": np.ones(4, np.float32)},
             "bias_hh_l0: dtype float32 is not that of the others, float64; give dtype=",

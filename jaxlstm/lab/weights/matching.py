@@ -100,12 +100,14 @@ def convert(
     """Returns arrays of the dtypes that are asked for; their forms have been checked.
 
     Raises:
-      UserError: values are not finite.
+      UserError: values cannot be read, or are not finite.
     """
     converted, lines = {}, []
     for name, asked in wanted.items():
         array = as_array(arrays[name])
-        assert array is not None
+        if array is None:
+            lines.append(f"{path}: {show(name)}: cannot be read as plain numbers")
+            continue
         converted[name] = array.astype(asked.dtype)
         wrong = array.size - np.count_nonzero(np.isfinite(array))
         if wrong:
