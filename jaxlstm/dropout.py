@@ -13,8 +13,10 @@ from jaxlstm.types import Array
 
 # What draws are for: folded into a key, the number of the layer beside it. The way into
 # a layer has the layer's number alone.
-EMBEDDING, OUTPUT, CANDIDATE, STAY_H, STAY_C, WEIGHTS = (n << 20 for n in range(1, 7))
+EMBEDDING, OUTPUT, CANDIDATE, STAY_H, STAY_C, *WEIGHTS = (n << 20 for n in range(1, 9))
 BACKWARD = 1 << 19
+# The weights that multiply what a step has of the one before.
+RECURRENT_WEIGHTS = dict(zip(("w_h", "w_mh", "w_gates"), WEIGHTS, strict=True))
 
 
 class Dropout(NamedTuple):
@@ -30,7 +32,8 @@ class Dropout(NamedTuple):
       recurrent: of the candidate for the memory, so that what is remembered stays [3].
         For cells with a `scaled_update`.
       weights: of the recurrent weights, one mask for the whole batch, as long as the
-        key [4]; estimators give each segment its own.
+        key [4]; estimators give each segment its own. Of variants of the LSTM `w_mh`
+        and `w_gates` too; never of peepholes.
       zoneout_h, zoneout_c: of the new values of h and c, where the old ones stay in
         their place; at evaluation both are mixed as is expected [5]. At each step anew.
       variational: whether a mask stays the same over time, and for a symbol, [2], or is
@@ -174,6 +177,8 @@ def drop_weights(params: Any, place: int, options: Dropout, keys: Keys | None) -
 
         w_h' = w_h m / (1 - rate)
 
+    Likewise w_mh and w_gates, where they are there, by masks of their own.
+
     Args:
       params: of the layer, with a field w_h [R, K].
       place: of the layer and direction.
@@ -193,9 +198,14 @@ def drop_weights(params: Any, place: int, options: Dropout, keys: Keys | None) -
         )
     if not keys.shared.size:
         return params
-    key = fold_in(keys.shared.reshape(-1)[0], WEIGHTS + place)
-    kept = draw(1 - rate, key, 0, None, params.w_h.shape, None)
-    return params._replace(w_h=jnp.where(kept, params.w_h / (1 - rate), 0))
+    dropped = {}
+    for name, purpose in RECURRENT_WEIGHTS.items():
+        w = getattr(params, name, None)
+        if w is not None:
+            key = fold_in(keys.shared.reshape(-1)[0], purpose + place)
+            kept = draw(1 - rate, key, 0, None, w.shape, None)
+            dropped[name] = jnp.where(kept, w / (1 - rate), 0)
+    return params._replace(**dropped)
 
 
 def draw_noise(

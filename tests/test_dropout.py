@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import Dropout, LSTMParams, LSTMState, lstm_stack, noise
+from jaxlstm.cells import LSTMVariantParams
 from jaxlstm.cells.base import StepNoise, update
 from jaxlstm.cells.lstm import LSTM_GATED
 from jaxlstm.dropout import (
@@ -175,6 +176,29 @@ def test_masks_of_weights_are_those_of_the_whole_batch(x64):
         assert_close(each, found[0], 0)
     nothing = noise.of_batch(jax.random.split(jax.random.key(0), 0), (0,))
     assert drop_weights(params, 1, options, nothing) is params
+
+
+@pytest.mark.slow
+def test_all_recurrent_weights_of_a_variant_are_dropped():
+    rate, shapes = RATES["weights"], {"w_h": (H, 4 * H), "w_mh": (H, H)}
+    shapes |= {"w_gates": (3 * H, 3 * H)}
+    rest = {"w_x": (3, 4 * H), "peepholes": (3, H)}
+    params = LSTMVariantParams(
+        **{name: np.ones(shape, np.float32) for name, shape in (shapes | rest).items()}
+    )
+    found = drop_weights(params, 1, Dropout(weights=rate), KEYS)
+    begin = []
+    for name in shapes:
+        w = np.asarray(getattr(found, name))
+        # Of 256 draws and more, chance takes a share past 5.5 standard deviations about
+        # once in 10 million keys.
+        error = (w != 0).mean() - (1 - rate)
+        assert abs(error) < 5.5 * np.sqrt(rate * (1 - rate) / w.size)
+        np.testing.assert_allclose(w[w != 0], 1 / (1 - rate), rtol=1e-6)
+        begin.append(tuple(w[0, :H]))
+    # Masks of one key would begin alike.
+    assert len(set(begin)) == 3
+    assert all(getattr(found, name) is getattr(params, name) for name in rest)
 
 
 EXPECTED = Dropout(zoneout_h=RATES["zoneout_h"], zoneout_c=RATES["zoneout_c"])
