@@ -81,8 +81,10 @@ def unroll(
       derivative: "rule" (the rule of `jaxlstm.rule`, for cells with a gated form) or
         "autodiff" (JAX's own through the scan). Cells without a gated form always
         take the latter.
-      compute_dtype: dtype of the factors of all products, such as `jnp.bfloat16`;
-        sums, states and parameters keep theirs. For gated cells.
+      compute_dtype: dtype of the factors of all products that make z, such as
+        `jnp.bfloat16`; sums, states, parameters and products inside `update` (of a
+        projection, the second one of the multiplicative LSTM) keep theirs. For gated
+        cells.
       engine: "scan", step after step; "deer", all steps at once by Newton's method, see
         `jaxlstm.backends.deer`; or "parallel", all at once in a cell that is a linear
         recurrence, see `jaxlstm.backends.parallel`. The latter two have derivatives of
