@@ -211,6 +211,59 @@ def test_forget_biases_that_no_framework_adds(x64):
     check(identify(apart[::-1], inputs, run(gates, inputs, -2.5)), expect(gates, -2.5))
 
 
+# Seed, forget bias and scale; T, B, X and H.
+FEW = (
+    (40, 2.5, 3, 2, 2, 3, 2),
+    (55, 2.5, 3, 2, 2, 3, 2),
+    (4, -1.3, 3, 3, 2, 3, 1),
+    (46, 4.0, 3, 3, 2, 3, 2),
+)
+
+
+def draw_few(seed, forget_bias, scale, *sizes):
+    """Returns arrays of large weights, inputs, and few outputs."""
+    steps, batch, x_size, size = sizes
+    gates = draw(seed, x_size, size, scale)
+    inputs = np.random.default_rng(seed + 1).normal(size=(steps, batch, x_size))
+    return store(gates, "ifgo", False, "one"), inputs, run(gates, inputs, forget_bias)
+
+
+def test_few_outputs_that_a_usual_forget_bias_nearly_gives(x64):
+    """By the best of 0 and 1 alone, each of these was another function."""
+    for case in FEW:
+        sample = draw_few(*case)
+        with pytest.raises(WeightsError, match="numbers are too few to find it by; gi"):
+            identify(*sample)
+        assert identify(*sample, forget_bias=case[1]).error < 1e-14
+
+
+def test_forms_on_both_sides_of_the_tolerance_are_alike(x64):
+    gates, inputs = draw(1), draw_inputs(2)
+    for part, other in zip(gates, draw(3, scale=0.01), strict=True):
+        part["o"] = part["i"] + other["o"]
+    swapped = [part | {"i": part["o"], "o": part["i"]} for part in gates]
+    noise = 1e-3 * np.random.default_rng(4).normal(size=(T, B, H))
+    outputs = run(gates, inputs) + noise
+    size = np.sqrt((outputs**2).mean())
+    near, far = (
+        np.sqrt(((run(form, inputs) - outputs) ** 2).mean()) / size
+        for form in (gates, swapped)
+    )
+    assert near < 0.8 * far < 3 * near
+    arrays = store(gates, "ifgo", True, "one")
+    with pytest.raises(WeightsError, match="two forms of an LSTM give them"):
+        identify(arrays, inputs, outputs, forget_bias=0, tolerance=(near + far) / 2)
+
+
+def test_a_forget_bias_at_the_end_of_the_search_is_refused(x64):
+    gates, inputs = draw(1), draw_inputs(2)
+    arrays = store(gates, "ifgo", True, "one")
+    with pytest.raises(
+        WeightsError, match="9 added to the forget gate, and that is as"
+    ):
+        identify(arrays, inputs, run(gates, inputs, -30.0))
+
+
 def test_the_last_output_alone_and_a_state(x64):
     gates, inputs = draw(1), draw_inputs(2)
     state = [np.random.default_rng(n).normal(size=(B, H)) for n in (3, 4)]
@@ -371,7 +424,8 @@ def test_samples_that_do_not_fit_are_refused():
         ((inputs[:, 0], outputs[:, 0]), {"batch_first": True}, "batch_first: is True"),
         ((inputs, outputs), {"state": 0}, r"state: int is not \(h, c\)"),
         ((inputs, outputs), {"state": (np.ones(3), 0)}, r"state.h: shape \(3,\)"),
-        ((inputs, outputs), {"tolerance": 0}, "tolerance: 0 is not positive"),
+        ((inputs, outputs), {"tolerance": 0}, "tolerance: 0 is not between 0 and 1"),
+        ((inputs, outputs), {"tolerance": np.inf}, "tolerance: inf is not between 0"),
         ((["a"], outputs), {}, "inputs: list is no array of numbers"),
     ):
         with pytest.raises(OptionError, match=f"^{what}"):

@@ -6,7 +6,11 @@ import numpy as np
 
 from jaxlstm.interop.origin.forms import Form
 from jaxlstm.interop.origin.samples import Sample, run, squared_error
+from jaxlstm.interop.weights import WeightsError
 
+# What frameworks add to the forget gate; and how many outputs it takes to find another,
+# which may make up for what differs in a few of them.
+USUAL_BIASES, LEAST_NUMBERS = (0.0, 1.0), 16
 # Two forms are told apart if the error of one is so many times that of the other; if
 # they differ by the forget bias alone, if the squared error falls by so many times its
 # mean, as by chance it does one time in a million.
@@ -98,3 +102,25 @@ def is_alike(best: Candidate, other: Candidate) -> bool:
     if one.reading is two.reading and one.orders == two.orders and sample is two.sample:
         return _is_chance(other.squared, best.squared, sample)
     return other.error <= max(FACTOR * best.error, sample.floor)
+
+
+def are_few(sample: Sample) -> bool:
+    """Returns whether outputs are too few to find a forget bias by."""
+    return sample.outputs.size < LEAST_NUMBERS
+
+
+def check_bias(best: Candidate) -> None:
+    """Raises WeightsError where a forget bias fits best that may well be another."""
+    bias, sample = best.form.forget_bias, best.form.sample
+    if bias in USUAL_BIASES:
+        return
+    if are_few(sample):
+        why = f"{sample.outputs.size} numbers are too few to find it by"
+    elif abs(bias) >= FARTHEST:
+        why = "that is as far as was sought"
+    else:
+        return
+    raise WeightsError(
+        f"outputs: are best given with {bias:g} added to the forget gate, and {why}; "
+        "give more steps or examples, or forget_bias="
+    )

@@ -22,7 +22,10 @@ import numpy as np
 
 from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.interop.origin.candidates import (
+    USUAL_BIASES,
     Candidate,
+    are_few,
+    check_bias,
     is_alike,
     nearest_biases,
     refine,
@@ -40,9 +43,6 @@ from jaxlstm.interop.tensors import as_array, as_leaf, convert
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError
 
-# What frameworks add to the forget gate; and how many outputs it takes to find another,
-# which may make up for what differs in a few of them.
-USUAL_BIASES, LEAST_NUMBERS = (0.0, 1.0), 16
 # How many forms are run on after the first step, and how many of those that do not fit,
 # to say how far off they are.
 MOST_FORMS, RUNNERS = 20_000, 4
@@ -140,7 +140,8 @@ def identify(
     Raises:
       OptionError: inputs, outputs and state do not fit together.
       WeightsError: the arrays are of no LSTM of these sizes; no form gives the
-        outputs; or two forms do that are not the same.
+        outputs; two forms do that are not the same; or a forget bias gives them best
+        that is not to be found by so few.
     """
     if not isinstance(arrays, Mapping):
         arrays = {f"arrays[{n}]": array for n, array in enumerate(arrays)}
@@ -155,12 +156,16 @@ def identify(
     leaf_dtype = next(iter(leaves.values())).dtype
     epsilon = float(jnp.finfo(leaf_dtype).eps)
     samples = read_samples(inputs, outputs, state, last, batch_first, epsilon)
-    if not tolerance > 0:
-        raise OptionError(f"tolerance: {tolerance} is not positive")
+    if not 0 < tolerance < 1:
+        raise OptionError(
+            f"tolerance: {tolerance} is not between 0 and 1, by which zeros would err"
+        )
     sizes = samples[0].inputs.shape[-1], samples[0].outputs.shape[-1]
     readings = find_readings(wide, *sizes)
     biases = USUAL_BIASES if forget_bias is None else (float(forget_bias),)
     found = _search(readings, samples, biases, tolerance, forget_bias is None)
+    if forget_bias is None and found[0].error <= tolerance:
+        check_bias(found[0])
     return _judge(found, tolerance, leaf_dtype)
 
 
@@ -201,11 +206,11 @@ def _search(
     for rank, form in rest[:RUNNERS]:
         squared, _ = squared_error(form.sample, form.weights())
         done.append(Candidate(squared, rank, form))
-    if free and samples[0].outputs.size >= LEAST_NUMBERS:
+    if free:
         begin = [min(done, key=_by_error)]
         if begin[0].error > tolerance:
             others = [e[2:] for e in given_up if e[3].forget_bias == biases[0]]
-            begin = nearest_biases(others)
+            begin = [] if are_few(samples[0]) else nearest_biases(others)
         done += map(refine, begin)
     return sorted(done, key=_by_error)
 
@@ -232,10 +237,10 @@ def _judge(found: list[Candidate], tolerance: float, dtype: Any) -> Identified:
             f"the nearest errs by {best.error:.1e} ({best.form.describe()}); give "
             "tolerance= if the outputs are not that exact"
         )
-    fitting = [c for c in found if c.error <= tolerance]
+    fitting = (c for c in found if c.error <= tolerance)
     same = [c for c in fitting if c.form.same_weights(best.form)]
     others = [c for c in found if not any(c is each for each in same)]
-    for other in others[: len(fitting) - len(same)]:
+    for other in others:
         if is_alike(best, other):
             raise WeightsError(
                 "outputs: two forms of an LSTM give them: "

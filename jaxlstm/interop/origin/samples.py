@@ -10,6 +10,8 @@ from jaxlstm.interop.tensors import as_array
 from jaxlstm.interop.weights import WeightsError
 from jaxlstm.shapes import OptionError
 
+# Where exp(-z) is not yet too large for float64.
+LEAST_LOGIT = -700.0
 # Of w_x [X, 4H], w_h [H, 4H] and b [4H].
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -158,8 +160,8 @@ def _epsilon(array: Any) -> float:
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
-    """Returns 1 / (1 + exp(-z)), which overflows nowhere."""
-    return 0.5 * np.tanh(0.5 * z) + 0.5
+    """Returns 1 / (1 + exp(-z)), all digits of small values too."""
+    return 1 / (1 + np.exp(-np.maximum(z, LEAST_LOGIT)))
 
 
 def run(sample: Sample, weights: Weights) -> Iterator[tuple[np.ndarray, np.ndarray]]:
