@@ -38,6 +38,17 @@ def members(tmp_path_factory):
         return {name: file.read(name) for name in file.namelist()}
 
 
+def test_mixed_precision_as_keras_saves_it(tmp_path):
+    path = tmp_path / "model.keras"
+    lstm = L.LSTM(H, dtype="mixed_bfloat16", name="mixed")
+    with jax.numpy_rank_promotion("allow"):
+        keras.Sequential([keras.Input((None, X)), lstm]).save(path)
+    with pytest.raises(interop.WeightsError) as caught:
+        interop.load_keras(path)
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}: layer 'mixed': dtype: is 'mixed_bfloat16'; layers")
+
+
 def write(path, members, packed=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", packed) as file:
         for name, data in members.items():
@@ -128,6 +139,14 @@ CONFIGS = {
     "rnn": (
         set_option(4, "activation", "relu"),
         "layer 'third': the SimpleRNN here has no activation='relu'",
+    ),
+    "mixed precision": (
+        set_option(2, "dtype", {"class_name": "Policy", "config": {"name": "mixed_f"}}),
+        "layer 'first': dtype: is 'mixed_f'; layers here compute in float32 or",
+    ),
+    "low precision within": (
+        set_option(3, "dtype", "bfloat16", "layer"),
+        "layer 'forward_gru': dtype: is 'bfloat16'; layers here compute in float32 or",
     ),
     "no config": (
         set_class(2, config=None),

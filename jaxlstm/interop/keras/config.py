@@ -28,6 +28,8 @@ from jaxlstm.layers import Directions
 ReadArrays = Callable[[Sequence[str], int], list[np.ndarray]]
 
 RECURRENT = "LSTM", "GRU", "SimpleRNN"
+# What layers compute in if all is of one dtype; of a policy it is the name.
+DTYPES = "float32", "float64"
 # They change nothing outside of training.
 IDLE = (
     "InputLayer",
@@ -84,7 +86,24 @@ class Options:
 
     def inner(self, name: str) -> "Options":
         """Returns the options of a layer that this one wraps."""
-        return Options(self._config.get(name), self.version)
+        return Options(self._config.get(name), self.version).check_dtype()
+
+    def check_dtype(self) -> "Options":
+        """Returns these options, of a layer that computes in the dtype of its weights.
+
+        Raises:
+          WeightsError: it computes in lower or mixed precision.
+        """
+        policy = self._config.get("dtype")
+        inner = policy.get("config") if isinstance(policy, dict) else None
+        name = inner.get("name") if isinstance(inner, dict) else policy
+        if self.kind != "InputLayer" and name is not None and name not in DTYPES:
+            raise self.refuse(
+                f"dtype: is {show(repr(name))}; layers here compute in "
+                f"{' or '.join(DTYPES)}, that of their weights; give from_keras the "
+                "get_weights() of the layer"
+            )
+        return self
 
 
 def read_keras_layer(layer: Options, arrays: ReadArrays) -> KerasLayer:
@@ -94,7 +113,7 @@ def read_keras_layer(layer: Options, arrays: ReadArrays) -> KerasLayer:
       WeightsError: it is of a kind or has an option that has no counterpart here, or
         its weights are not those that the config speaks of.
     """
-    kind = layer.kind
+    kind = layer.check_dtype().kind
     if kind in IDLE:
         return KerasIdle(layer.name, kind)
     if kind == "Activation":
