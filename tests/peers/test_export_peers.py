@@ -293,6 +293,12 @@ def test_files_of_pytorch_that_are_refused(tagged, tmp_path, monkeypatch):
         "decoder.bias is float8_e4m3fn": [
             save(weights | {"decoder.bias": broken["decoder.bias"].to(F8)}),
         ],
+        # A view of other numbers, of which NumPy has no like.
+        "decoder.bias: cannot be read as plain numbers": [
+            save(
+                weights | {"decoder.bias": broken["decoder.bias"].cfloat().conj().imag}
+            )
+        ],
         ": is a name of type int": [
             save(weights | {3: broken["decoder.bias"]}),
             save({3: broken["decoder.bias"]}),
