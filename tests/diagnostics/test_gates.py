@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 
 from jaxlstm import textbook
-from jaxlstm.cells import LSTMState, make_gru, make_lstm, make_rnn
-from jaxlstm.diagnostics import cell_gates, gate_values, saturation
+from jaxlstm.cells import CELLS, LSTMState, make_gru, make_lstm, make_rnn
+from jaxlstm.diagnostics import (
+    cell_gates,
+    forget_products,
+    gate_values,
+    saturation,
+)
 from jaxlstm.estimators import Segment
 from jaxlstm.model import Model
 from jaxlstm.shapes import OptionError
@@ -60,20 +65,46 @@ def test_gates_after_holes_and_resets_are_those_of_what_is_there(x64):
             state, _ = model.layers.cell.step(layer, state, x)
 
 
-def test_saturation_counts_units_steps_and_examples_that_are_there(x64):
-    model, params = problem(make_lstm())
+@pytest.mark.parametrize(
+    ("cell", "left_out"),
+    [
+        ("lstm", set()),
+        pytest.param("peephole_lstm", set(), marks=pytest.mark.slow),
+        pytest.param("niaf_lstm", {"candidate"}, marks=pytest.mark.slow),
+        pytest.param("min_lstm", {"candidate"}, marks=pytest.mark.slow),
+    ],
+)
+def test_saturation_counts_units_steps_and_examples_that_are_there(cell, left_out, x64):
+    model, params = problem(CELLS[cell]())
     params = jax.tree.map(lambda x: 4 * x, params)
     segment = make_segment()
     (values,), (shares,) = jit(
         lambda p: (gate_values(model, p, segment), saturation(model, p, segment))
     )(params)
     there = segment.mask != 0
-    for name, value in values.items():
+    assert values.keys() - shares.keys() == left_out
+    for name in shares:
+        value = values[name]
         value = np.asarray(value)[there]
         low = value < (-0.9 if name == "candidate" else 0.1)
         assert shares[name].low == pytest.approx(low.mean(), rel=1e-12)
         assert shares[name].high == pytest.approx((value > 0.9).mean(), rel=1e-12)
         assert 0 < shares[name].low < 1
+
+
+@pytest.mark.slow
+def test_forget_products_of_coupled_gates_are_of_what_the_input_gate_leaves(x64):
+    model, params = problem(CELLS["cifg_lstm"](), num_layers=2)
+    segment, lags = Segment(np.nan_to_num(make_segment().inputs), None), [1, 3]
+    layers, found = jit(
+        lambda p: (
+            gate_values(model, p, segment),
+            forget_products(model, p, segment, lags=lags),
+        )
+    )(params)
+    kept = np.concatenate([1 - np.asarray(gates["input"]) for gates in layers], axis=-1)
+    expected = [np.log(kept[-k:].prod(axis=0).mean(axis=-1)) for k in lags]
+    assert_close(found, np.stack(expected))
 
 
 def test_model_whose_gates_are_not_known_is_refused(x64):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxlstm import init_lstm_stack, lstm_stack
-from jaxlstm.cells import make_gru
+from jaxlstm.cells import CELLS, make_gru
 from jaxlstm.interop.parity import compare_layers
 from jaxlstm.interop.trace import trace_layers
 from jaxlstm.interop.weights import WeightsError
@@ -110,6 +110,27 @@ def test_trace_from_a_state_by_another_cell(x64):
     assert_close(traced["layers.0.update"], u)
 
 
+@pytest.mark.slow
+def test_trace_of_gates_that_see_the_memory(x64):
+    cell = CELLS["peephole_lstm"]()
+    params = draw_like(jax.eval_shape(lambda: cell.init(jax.random.key(0), X, H)), 0)
+    inputs = draw(1, (T, B, X))
+    traced = jit(lambda p, x: trace_layers((p,), x, cell=cell))(params, inputs)
+    names = "outputs", "h", "c", "input", "forget", "candidate", "output"
+    assert list(traced) == sorted(f"layers.0.{name}" for name in names)
+    layer = {name: np.asarray(traced[f"layers.0.{name}"]) for name in names}
+    h, c = (np.concatenate([np.zeros((1, B, H)), layer[s][:-1]]) for s in "hc")
+    z = np.split(inputs @ params.w_x + h @ params.w_h + params.b, 4, -1)
+    seen = dict(zip(("input", "forget", "output"), params.peepholes, strict=True))
+    for n, name, memory in (
+        (0, "input", c),
+        (1, "forget", c),
+        (3, "output", layer["c"]),
+    ):
+        assert_close(layer[name], sigmoid(z[n] + seen[name] * memory))
+    assert_close(layer["candidate"], np.tanh(z[2]))
+
+
 def test_what_agrees():
     ours = {"a": draw(0), "b": draw(1, (H,)), "c": np.zeros(()), "more": draw(2)}
     theirs = {name: ours[name] + 1e-9 for name in ("a", "b")} | {"c": np.zeros(())}
@@ -141,18 +162,13 @@ def test_where_and_how_much():
 
 def test_causes_that_the_whole_tells():
     ours, square = draw(0), draw(1, (H, H))
-    i, f, g, o = np.split(draw(2, (X, 4 * H)), 4, -1)
     for a, b, cause in (
         (2 * ours, ours, "ours are 2 times theirs"),
+        (1.00003 * ours, ours, "ours are 1.00003 times theirs"),
         (0 * ours, ours, "ours are all zero"),
         (ours, 0 * ours, "theirs are all zero"),
         (ours, ours[::-1], "theirs run backwards in time"),
         (square, square.T, "equal but for the first two axes, which are swapped"),
-        (
-            np.concatenate([i, f, g, o], -1),
-            np.concatenate([i, g, f, o], -1),
-            "in four blocks, ours being i, f, g, o, theirs are i, g, f, o",
-        ),
         (ours[..., :2], ours[..., 1::-1], "the two halves are swapped, as directions"),
         (
             ours,
@@ -164,6 +180,16 @@ def test_causes_that_the_whole_tells():
     ):
         assert find_cause(a, b).cause.startswith(cause)
     assert find_cause(ours, ours[:4]).cause.endswith("theirs (4, 3, 4)")
+
+
+def test_orders_of_gates_are_told_of_weights_alone():
+    i, f, g, o = np.split(draw(2, (T, B, 4 * H)), 4, -1)
+    ours, theirs = (np.concatenate(b, -1) for b in ((i, f, g, o), (i, g, f, o)))
+    told = "in four blocks, ours being i, f, g, o, theirs are i, g, f, o"
+    for name in ("layers.0.w_x", "rnn.weight_hh_l0", "lstm/linear/b", "kernel", "dz"):
+        assert find_cause(ours, theirs, name).cause == told
+    for name in ("layers.0.h", "b.outputs", "layers.0.forward.input"):
+        assert find_cause(ours, theirs, name).cause.startswith("from the first step on")
 
 
 def test_causes_that_the_places_tell():
@@ -178,6 +204,9 @@ def test_causes_that_the_places_tell():
     }
     for cause, array in theirs.items():
         assert find_cause(ours, array, lengths=LENGTHS).cause.startswith(cause)
+    short = np.minimum(LENGTHS, T - 1)
+    array = ours + noise * (np.arange(T) == 2)[:, None, None]
+    assert find_cause(ours, array, lengths=short).cause == "equal until t = 2"
     backward = find_cause(ours, ours + noise, "layers.1.backward.c")
     assert backward.cause.startswith("from the last step on")
     assert backward.where == (5, 0, 0)
@@ -198,5 +227,8 @@ def test_what_cannot_be_compared():
     )
     with pytest.raises(OptionError, match=r"^lengths: shape \(2,\) is not \[B\]"):
         compare_layers(ours, ours, lengths=[1, 2])
-    with pytest.raises(OptionError, match=r"^tolerance: 0 is not positive"):
-        compare_layers(ours, ours, tolerance=0)
+    with pytest.raises(WeightsError, match=r"^theirs: has no arrays, so nothing is"):
+        compare_layers(ours, {})
+    for tolerance in (0, np.inf):
+        with pytest.raises(OptionError, match=rf"^tolerance: {tolerance} is not posit"):
+            compare_layers(ours, ours, tolerance=tolerance)

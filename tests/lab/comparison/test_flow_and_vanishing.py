@@ -111,6 +111,18 @@ def test_flow_of_a_stack_of_grus(config):
 
 
 @pytest.mark.slow
+def test_flow_of_shares(config):
+    problem, _ = make_problem(config, "model.cell=min_lstm")
+    part = flow.measure(problem)
+    snapshot, (shares,) = check_flow(problem, part, 1)
+    assert list(snapshot["saturation"]) == ["input", "forget"]
+    for name, ends in snapshot["saturation"].items():
+        expected = {end: float(x) for end, x in shares[name]._asdict().items()}
+        assert ends == pytest.approx(expected)
+    assert snapshot["jacobians"]["forget_product"] is not None
+
+
+@pytest.mark.slow
 def test_terms_are_those_of_the_steps_that_have_one_before(config, monkeypatch):
     problem, _ = make_problem(config, "model.num_layers=2")
     # A segment without holes, so that the terms of all steps but the first count.
