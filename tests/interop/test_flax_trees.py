@@ -117,6 +117,34 @@ def test_options_that_weights_do_not_show_are_refused():
         interop.layers_from_nnx(module)
 
 
+@pytest.mark.slow
+def test_what_modules_around_cells_do_is_refused():
+    def rnn(seed, reverse=False, **options):
+        cell = nnx.LSTMCell(X, H, rngs=nnx.Rngs(seed), **options)
+        return nnx.RNN(cell, reverse=reverse, keep_order=True)
+
+    low = rnn(1, dtype=jnp.bfloat16)
+    refused = {
+        "reverse: is True, and a single direction is forward here": rnn(0, True),
+        "merge_fn: is add, and two directions are side by side here": nnx.Bidirectional(
+            rnn(0), rnn(1), merge_fn=jnp.add
+        ),
+        "backward_rnn/cell/dtype: is bfloat16, and what weights": nnx.Bidirectional(
+            rnn(0), low
+        ),
+    }
+    for line, module in refused.items():
+        for read in (interop.from_nnx, interop.layers_from_nnx):
+            with pytest.raises(WeightsError) as caught:
+                read(module)
+            assert [one.startswith(line) for one in caught.value.lines] == [True]
+        assert len(interop.from_nnx(nnx.state(module))) == 1
+    # Of a pair the second reads backwards here as well.
+    pair = nnx.List([rnn(0), rnn(1, True)])
+    both = interop.from_nnx(nnx.Bidirectional(*pair))
+    assert_close(interop.from_nnx(pair, [Directions("0", "1")]), both, 0)
+
+
 def change(arrays, path, array):
     """Returns arrays with another at a path, or, for None, without any there."""
     module, name = path.split("/")

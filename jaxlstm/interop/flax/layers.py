@@ -27,6 +27,7 @@ from jaxlstm.interop.flax.cells import (
 )
 from jaxlstm.interop.flax.options import (
     FlaxLayers,
+    check_modules,
     check_options,
     find_cell,
     open_module,
@@ -84,13 +85,15 @@ def from_nnx(
 
     Raises:
       WeightsError: as in `from_linen`; or a module has other activations than the
-        cells here, or a residual.
+        cells here, or a residual; or it reads backwards, merges two directions
+        otherwise than side by side, or computes in another dtype than its weights'.
     """
     if isinstance(module, Mapping):
         return _read(module, find_cells(module, layers, NNX), NNX, dtype)
     modules, tree = open_module(module)
     cells = find_cells(tree, layers, NNX)
     paths = [path for layer in cells for path in directions_of(layer)]
+    check_modules(modules, cells)
     check_options({path: modules[path] for path in paths})
     return _read(tree, cells, NNX, dtype)
 
@@ -116,6 +119,7 @@ def layers_from_nnx(
     modules, tree = open_module(module)
     found = find_cells(tree, layers, NNX)
     paths = [path for layer in found for path in directions_of(layer)]
+    check_modules(modules, found)
     params = _read(tree, found, NNX, dtype)
     return find_cell(params, {path: modules[path] for path in paths})
 

@@ -1,7 +1,8 @@
-"""What modules of nnx were given beside their weights: activations, and a residual."""
+"""What modules of nnx were given beside their weights, such as activations."""
 
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ from jaxlstm.cells.lstm import LSTMParams
 from jaxlstm.cells.rnn import RNNParams
 from jaxlstm.cells.variants import LSTMVariantParams
 from jaxlstm.interop.flax.cells import Tree, join
-from jaxlstm.interop.stacks import cells_of
+from jaxlstm.interop.stacks import cells_of, directions_of
+from jaxlstm.interop.tensors import Paths
 from jaxlstm.interop.torch.layers import StackParams
 from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.layers import Directions
@@ -76,6 +78,45 @@ def check_options(cells: Mapping[str, Any]) -> None:
         raise WeightsError(*faults)
 
 
+def check_modules(modules: Mapping[str, Any], layers: Sequence[Paths]) -> None:
+    """Raises WeightsError where modules do what layers here do not.
+
+    Args:
+      modules: of nnx, by their paths.
+      layers: the path of the cell of each, or of both.
+    """
+    faults: dict[str, None] = {}
+
+    def refuse(path: str, said: str, wanted: str) -> None:
+        line = (
+            f"{show(path)}: is {show(said)}, and {wanted} here; "
+            "from_nnx(nnx.state(module)) takes the weights alone"
+        )
+        faults[line] = None
+
+    for layer in layers:
+        first, *_ = paths = directions_of(layer)
+        above, _, _ = first.rpartition("/")
+        if getattr(modules.get(above), "reverse", False):
+            refuse(join(above, "reverse"), "True", "a single direction is forward")
+        both, _, _ = above.rpartition("/")
+        merge = getattr(modules.get(both), "merge_fn", None)
+        if merge is not None and merge is not _find_default(modules[both], "merge_fn"):
+            name = getattr(merge, "__name__", str(merge))
+            refuse(join(both, "merge_fn"), name, "two directions are side by side")
+        for path in paths:
+            dtype = getattr(modules[path], "dtype", None)
+            own = jnp.dtype(modules[path].param_dtype)
+            if dtype is not None and jnp.dtype(dtype) != own:
+                refuse(
+                    join(path, "dtype"),
+                    jnp.dtype(dtype).name,
+                    f"what weights of {own.name} compute in is {own.name}",
+                )
+    if faults:
+        raise WeightsError(*faults)
+
+
 def find_cell(params: StackParams, cells: Mapping[str, Any]) -> FlaxLayers:
     """Returns the cell with the activations of those of nnx, and its parameters.
 
@@ -110,6 +151,12 @@ def find_cell(params: StackParams, cells: Mapping[str, Any]) -> FlaxLayers:
         return LSTMVariantParams(*layer)
 
     return FlaxLayers(cell, tuple(map(widen, params)))
+
+
+def _find_default(module: Any, option: str) -> Any:
+    """Returns what an option of a module is by default."""
+    parameters = inspect.signature(type(module).__init__).parameters
+    return parameters[option].default if option in parameters else None
 
 
 def _find_options(cell: Any) -> dict[str, Any]:
