@@ -1,6 +1,7 @@
 """Where two nets that should be one differ, layer by layer, and what that tells."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from jaxlstm.interop.weights import WeightsError, show
 from jaxlstm.shapes import OptionError
 
 GATES = "ifgo"
+# What stands in the names of arrays, and their gradients, that have a block for each
+# gate: layers.0.w_x, weight_ih_l0, lstm/kernel, dz.
+GATED = re.compile(r"d?[wrubz]|weights?|kernel|bias|gates")
 
 
 class Difference(NamedTuple):
@@ -105,13 +109,16 @@ def compare_layers(
       tolerance: the largest error that passes, relative to the largest entry of theirs.
 
     Raises:
-      OptionError: the tolerance is not positive, or lengths are not [B].
-      WeightsError: theirs have a name that ours lack, or an array has no numbers.
+      OptionError: the tolerance is not positive and finite, or lengths are not [B].
+      WeightsError: theirs are none, or have a name that ours lack, or an array has no
+        numbers.
     """
     check_mapping(ours)
     check_mapping(theirs)
-    if not tolerance > 0:
-        raise OptionError(f"tolerance: {tolerance} is not positive")
+    if not 0 < tolerance < np.inf:
+        raise OptionError(f"tolerance: {tolerance} is not positive and finite")
+    if not theirs:
+        raise WeightsError("theirs: has no arrays, so nothing is compared")
     pairs, faults = {}, []
     for name, value in theirs.items():
         both = as_array(ours[name]) if name in ours else None, as_array(value)
@@ -180,7 +187,9 @@ def _compare(
             name, absolute, absolute / size if size else 0.0, None, "", True
         )
     where = _first(wrong, name)
-    found = itertools.chain(_compare_whole(pair), _compare_places(wrong, name, lengths))
+    found = itertools.chain(
+        _compare_whole(pair, name), _compare_places(wrong, name, lengths)
+    )
     return Difference(name, absolute, relative, where, next(found, ""), False)
 
 
@@ -193,7 +202,7 @@ def _first(wrong: np.ndarray, name: str) -> tuple[int, ...]:
     return tuple(place)
 
 
-def _compare_whole(pair: _Pair) -> Iterator[str]:
+def _compare_whole(pair: _Pair, name: str) -> Iterator[str]:
     """Yields by what the whole of two arrays differs."""
     ours, theirs, _ = pair
     for whose, array in (("ours", ours), ("theirs", theirs)):
@@ -202,14 +211,14 @@ def _compare_whole(pair: _Pair) -> Iterator[str]:
             return
     factor = float((ours * theirs).sum() / (theirs**2).sum())
     if pair.close(ours, factor * theirs):
-        yield f"ours are {factor:.4g} times theirs"
+        yield f"ours are {_write_factor(factor)} times theirs"
     if not ours.ndim:
         return
     if ours.ndim == 3 and pair.close(ours[::-1]):
         yield "theirs run backwards in time"
     if ours.ndim > 1 and pair.close(ours.swapaxes(0, 1)):
         yield "equal but for the first two axes, which are swapped"
-    if ours.shape[-1] % 4 == 0:
+    if ours.shape[-1] % 4 == 0 and _is_of_gates(name):
         blocks = np.split(ours, 4, axis=-1)
         for order in itertools.permutations(range(4)):
             if pair.close(np.concatenate([blocks[n] for n in order], axis=-1)):
@@ -219,6 +228,20 @@ def _compare_whole(pair: _Pair) -> Iterator[str]:
         first, second = np.split(ours, 2, axis=-1)
         if pair.close(np.concatenate([second, first], axis=-1)):
             yield "the two halves are swapped, as directions may be"
+
+
+def _write_factor(factor: float) -> str:
+    """Returns a factor with digits enough to tell it from 1."""
+    digits = 4
+    while float(f"{factor:.{digits}g}") == 1 and digits < 17:
+        digits += 1
+    return f"{factor:.{digits}g}"
+
+
+def _is_of_gates(name: str) -> bool:
+    """Returns whether an array has a block for each gate, by its name."""
+    own = re.split(r"[./]", name.lower())[-1]
+    return any(map(GATED.fullmatch, re.split(r"[^a-z]+", own)))
 
 
 def _compare_places(
@@ -232,7 +255,7 @@ def _compare_places(
         inside = np.arange(steps)[:, None] < lengths
         if not wrong[inside].any():
             yield "equal within the lengths: what stands past the ends differs"
-        elif not wrong[:, lengths >= steps].any():
+        elif (lengths >= steps).any() and not wrong[:, lengths >= steps].any():
             yield (
                 f"examples of length {steps} are equal, shorter ones differ: masks, or "
                 "padding that is read"
