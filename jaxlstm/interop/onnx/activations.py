@@ -28,35 +28,46 @@ class Kind(NamedTuple):
     find: Callable[..., Activation]
 
 
+# Cached, so that activations alike are one function, which compiles once.
 @functools.lru_cache
 def _affine(alpha: float, beta: float) -> Activation:
-    return "identity" if (alpha, beta) == (1, 0) else lambda z: alpha * z + beta
+    def affine(z: Array) -> Array:
+        return alpha * z + beta
+
+    return "identity" if (alpha, beta) == (1, 0) else affine
 
 
 @functools.lru_cache
 def _scaled_tanh(alpha: float, beta: float) -> Activation:
-    return "tanh" if (alpha, beta) == (1, 1) else lambda z: alpha * jnp.tanh(beta * z)
+    def scaled_tanh(z: Array) -> Array:
+        return alpha * jnp.tanh(beta * z)
+
+    return "tanh" if (alpha, beta) == (1, 1) else scaled_tanh
 
 
 @functools.lru_cache
 def _leaky_relu(alpha: float) -> Activation:
-    return "relu" if alpha == 0 else lambda z: jnp.where(z < 0, alpha * z, z)
+    def leaky_relu(z: Array) -> Array:
+        return jnp.where(z < 0, alpha * z, z)
+
+    return "relu" if alpha == 0 else leaky_relu
 
 
 @functools.lru_cache
 def _thresholded_relu(alpha: float) -> Activation:
-    return lambda z: jnp.where(z < alpha, 0, z)
+    def thresholded_relu(z: Array) -> Array:
+        return jnp.where(z < alpha, 0, z)
+
+    return thresholded_relu
 
 
 @functools.lru_cache
 def _hard_sigmoid(alpha: float, beta: float) -> Activation:
-    if beta == 0.5 and alpha in (0.2, _as_written(1 / 6)):
-        return "hard_sigmoid_0.2" if alpha == 0.2 else "hard_sigmoid"
-
     def hard_sigmoid(z: Array) -> Array:
         return jnp.clip(alpha * z + beta, 0, 1)
 
-    return hard_sigmoid
+    named = {0.2: "hard_sigmoid_0.2", _as_written(1 / 6): "hard_sigmoid"}
+    return named.get(alpha, hard_sigmoid) if beta == 0.5 else hard_sigmoid
 
 
 @functools.lru_cache
