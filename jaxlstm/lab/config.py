@@ -268,7 +268,11 @@ def _make_cell(sections: ConfigFile, reporter: Reporter) -> tuple[Cell, dict[str
     try:
         cell = factory(**given)
     except OptionError as error:
-        raise UserError(f"{reporter.where(('model',))}.{error}") from None
+        option, _, _ = str(error).partition(":")
+        if option in model.options:
+            raise UserError(f"{reporter.where(('model',))}.{error}") from None
+        # It is one of those that the name of the cell stands for.
+        raise UserError(f'{where} = "{model.cell}": {error}') from None
     if not isinstance(cell, Cell):
         raise UserError(f'{where} = "{model.cell}": does not make a Cell')
     return cell, given

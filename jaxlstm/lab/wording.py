@@ -87,6 +87,8 @@ class Reporter:
         found: dict[tuple[str, ...], list[str]] = {}
         shown: dict[tuple[str, ...], str] = {}
         for item in error.errors():
+            if item["type"] == "callable_type":
+                continue  # No config can give a function, only its name.
             # The location goes on into the members of a union; a key does not.
             loc = _known(item["loc"], values, missing=item["type"] == "missing")
             in_list = bool(loc) and "[" in loc[-1]

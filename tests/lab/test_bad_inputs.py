@@ -270,6 +270,11 @@ OVERRIDES = of(
         ["model.cell=leaky_rnn", "model.leak=2.0"],
         ["not in (0, 1]"],
     ),
+    (
+        "option that the cell's name stands for",
+        ["model.cell=slstm", "model.multiplicative=true", "model.hidden_size=8"],
+        ['override model.cell = "slstm": heads: 4 does not go with multiplicative'],
+    ),
     ("command's option", ["--seed", "3"], ["Unknown option: --seed"]),
 )
 

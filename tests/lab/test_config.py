@@ -258,6 +258,12 @@ def test_parts_that_do_not_fit_together(overrides, message, config, command, tmp
     assert message in line
 
 
+def test_no_config_is_asked_for_a_function(config, command, tmp_path):
+    overrides = "model.cell=lstm_variant", "model.gate_activation=3"
+    (line,) = check_refused(command, tmp_path, config, *overrides)
+    assert line.endswith("gate_activation = 3: is not a string; put it in quotes")
+
+
 def test_override_without_a_value_removes_a_key(config, command, tmp_path):
     loaded = load_config(config, ["train.num_updates=", "train.num_epochs=3"])
     assert loaded.sections.train.num_updates is None
@@ -359,7 +365,7 @@ def test_task_and_cells_of_ones_own(config, tmp_path):
         "finished = make_lstm()\n"
         "partial = functools.partial(make_lstm, forget_bias=3.0)\n"
     )
-    rest = {"bias": True, "projection_size": None}
+    rest = {"bias": True, "chrono": None, "projection_size": None}
     partial = {"forget_bias": 3.0, "initializer": "uniform_08", **rest}
     for cell, options in (
         ("finished", {}),
