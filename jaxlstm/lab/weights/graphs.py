@@ -17,6 +17,7 @@ from jaxlstm.cells import CELLS, Cell
 from jaxlstm.interop.keras.running import (
     KerasDense,
     KerasEmbedding,
+    KerasLayer,
     KerasModel,
     KerasRecurrent,
 )
@@ -56,10 +57,11 @@ def _read_onnx(
     path: Path, config: Config, template: Any
 ) -> tuple[ModelParams, dict[str, str]]:
     connections = config.sections.model.connections
-    layers = interop.load_onnx(path, allow_non_finite=True).layers
-    params = interop.model_from_onnx(path, connections=connections)
-    name, layer = next(iter(layers.items()))
-    _check_cell(path, name, CELLS[layer.name](**layer.options), config, params)
+    model = interop.load_onnx(path)
+    params = interop.model_from_onnx(model, connections=connections)
+    name, layer = next(iter(model.layers.items()))
+    first = first_cell(params.recurrent.layers)
+    _check_cell(path, name, CELLS[layer.name](**layer.options), config, first)
     params = _take_heads_apart(path, params, template)
     start = template.recurrent.initial_state
     if start is not None and params.recurrent.initial_state is None:
@@ -68,10 +70,7 @@ def _read_onnx(
         params = params._replace(
             recurrent=params.recurrent._replace(initial_state=start)
         )
-    from onnx import load_model
-
-    properties = load_model(path, load_external_data=False).metadata_props
-    return params, {entry.key: entry.value for entry in properties}
+    return params, model.metadata
 
 
 def _read_keras(
@@ -93,20 +92,16 @@ def _read_keras(
         ),
         readouts[0] if readouts else ReadoutParams(None, None),
     )
-    for layer in model.recurrent:
-        _check_cell(path, layer.name, layer.cell, config, params)
+    for layer, own in zip(model.recurrent, params.recurrent.layers, strict=True):
+        _check_cell(path, layer.name, layer.cell, config, first_cell((own,)))
     return _take_heads_apart(path, params, template), {}
 
 
 def _check_layers(path: Path, model: KerasModel) -> None:
     """Raises unless layers are those of a model here, in its order."""
     lines = [] if model.branches is None else [f"is no chain: {model.branches}"]
-    weighted = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, KerasEmbedding | KerasRecurrent)
-        or (isinstance(layer, KerasDense) and layer.params is not None)
-    ]
+    places = [n for n, layer in enumerate(model.layers) if _has_weights(layer)]
+    weighted = [model.layers[n] for n in places]
     ranks = [
         (KerasEmbedding, KerasRecurrent, KerasDense).index(type(x)) for x in weighted
     ]
@@ -125,10 +120,22 @@ def _check_layers(path: Path, model: KerasModel) -> None:
                     f'{layer.name}: merge_mode "{layer.merge_mode}" has no form here, '
                     'which is "concat"'
                 )
-        elif isinstance(layer, KerasDense) and layer.activation not in OUTPUTS:
+    acting = [
+        (n, layer)
+        for n, layer in enumerate(model.layers)
+        if isinstance(layer, KerasDense) and layer.activation != "identity"
+    ]
+    for count, (n, layer) in enumerate(acting):
+        last = n >= (places or [0])[-1] and count == len(acting) - 1
+        if not last or layer.activation not in OUTPUTS:
             lines.append(f"{layer.name}: its activation has no form here")
     if lines:
         raise UserError(*(f"{path}: {line}" for line in lines))
+
+
+def _has_weights(layer: KerasLayer) -> bool:
+    dense = isinstance(layer, KerasDense) and layer.params is not None
+    return dense or isinstance(layer, KerasEmbedding | KerasRecurrent)
 
 
 def _take_heads_apart(path: Path, params: ModelParams, template: Any) -> ModelParams:
@@ -154,14 +161,11 @@ def _take_heads_apart(path: Path, params: ModelParams, template: Any) -> ModelPa
     return jax.tree.unflatten(jax.tree.structure(params), leaves.values())
 
 
-def _check_cell(
-    path: Path, name: str, cell: Cell, config: Config, params: ModelParams
-) -> None:
+def _check_cell(path: Path, name: str, cell: Cell, config: Config, shapes: Any) -> None:
     """Raises if a layer of a file computes what a config's cell does not.
 
     Cells whose parameters are of another form are found by these.
     """
-    shapes = first_cell(params.recurrent.layers)
     wanted = jax.eval_shape(
         lambda: config.cell.init(
             jax.random.key(0), shapes.w_x.shape[0], config.sections.model.hidden_size
@@ -193,6 +197,7 @@ def _refused(path: Path) -> Iterator[None]:
     try:
         yield
     except interop.WeightsError as error:
-        raise UserError(*error.lines) from None
+        lines = (line.removeprefix(f"{path}: ") for line in error.lines)
+        raise UserError(*(f"{path}: {line}" for line in lines)) from None
     except ImportError as error:
         raise UserError(f"{path}: {error}") from None
