@@ -275,6 +275,8 @@ def test_files_of_pytorch_that_are_refused(tagged, tmp_path, monkeypatch):
     rows = {
         "cannot be read as a file of weights alone": [
             lambda: path.write_bytes(pickle.dumps(Planted())),
+            # Of which PyTorch warns.
+            lambda: path.write_bytes(pickle.dumps(Planted(), protocol=4)),
             save({"encoder.weight": Planted()}),
             save(net),
             lambda: path.write_bytes(b"\x80\x02" + bytes(50)),

@@ -5,6 +5,7 @@ of the others by nature.
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,7 +129,10 @@ def _read_torch(path: Path) -> Named:
             "torch, or save the state_dict by safetensors.torch.save_file"
         ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What is wrong with a file is said below, in one line.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     # What is in a damaged file may raise anything, by a reader that is not ours.
