@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks.variants import LEFT_OUT
 from jaxlstm.cells import CELLS, LSTMVariantParams, make_lstm_variant
 from jaxlstm.cells.activations import ACTIVATIONS
 from jaxlstm.cells.variants import VARIANTS
@@ -46,6 +47,17 @@ def test_names_stand_for_the_options_that_are_listed():
     for name, make in VARIANTS.items():
         assert isinstance(make, functools.partial)
         assert listed[name] == make.keywords
+
+
+def test_sweep_is_of_all_cells_and_nearly_as_many_parameters():
+    [rows] = [table for table in read_tables(PAGE) if len(table[0]) == 8]
+    assert {row[0].strip("`") for row in rows} == set(CELLS) - set(LEFT_OUT)
+    for row in rows:
+        assert abs(int(row[2].replace(",", "")) - 100_000) < 1000
+        losses = [float(loss) for loss in row[7].split(",")]
+        assert abs(float(row[6]) - sum(losses) / len(losses)) < 1.5e-3
+    means = [float(row[6]) for row in rows]
+    assert means == sorted(means)
 
 
 def test_every_cell_is_told_of():
