@@ -67,7 +67,7 @@ def read_archive(path: FilePath) -> Archive:
 
 def _import_library() -> Any:
     try:
-        import h5py
+        import h5py  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name != "h5py":
             raise

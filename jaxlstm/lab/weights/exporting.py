@@ -185,7 +185,7 @@ def _save_torch(
     new: Path, path: Path, arrays: Mapping[str, np.ndarray], origin: dict[str, str]
 ) -> None:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         other = path.with_suffix(".safetensors").name
         raise UserError(

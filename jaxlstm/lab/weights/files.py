@@ -122,7 +122,7 @@ def _read_safetensors(path: Path) -> Named:
 
 def _read_torch(path: Path) -> Named:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"{path}: is a file of PyTorch, and torch is not installed; pip install "
