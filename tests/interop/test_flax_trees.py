@@ -145,6 +145,19 @@ def test_what_modules_around_cells_do_is_refused():
     assert_close(interop.from_nnx(pair, [Directions("0", "1")]), both, 0)
 
 
+@pytest.mark.slow
+def test_what_stands_between_layers_is_refused():
+    def rnn(size):
+        return nnx.RNN(nnx.LSTMCell(size, H, rngs=nnx.Rngs(0)))
+
+    module = nnx.Sequential(jnp.sin, rnn(X), jnp.tanh, rnn(H), jnp.cos)
+    with pytest.raises(WeightsError) as caught:
+        interop.from_nnx(module, ["layers/1/cell", "layers/3/cell"])
+    (line,) = caught.value.lines
+    assert line.startswith("layers/2: is tanh, and nothing stands between two layers")
+    assert len(interop.from_nnx(nnx.Sequential(rnn(X), rnn(H), jnp.tanh))) == 2
+
+
 def change(arrays, path, array):
     """Returns arrays with another at a path, or, for None, without any there."""
     module, name = path.split("/")

@@ -2,11 +2,12 @@
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlstm.cells import CELLS, Cell, make_lstm_variant
 from jaxlstm.cells.gru import GRUParams
@@ -113,8 +114,29 @@ def check_modules(modules: Mapping[str, Any], layers: Sequence[Paths]) -> None:
                     jnp.dtype(dtype).name,
                     f"what weights of {own.name} compute in is {own.name}",
                 )
+    firsts = [directions_of(layer)[0] for layer in layers]
+    for path, entry in _find_between(modules, firsts):
+        name = getattr(entry, "__name__", type(entry).__name__)
+        refuse(path, name, "nothing stands between two layers")
     if faults:
         raise WeightsError(*faults)
+
+
+def _find_between(
+    modules: Mapping[str, Any], cells: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yields what stands between two cells of an nnx.Sequential, and its path."""
+    for path, module in modules.items():
+        if type(module).__name__ != "Sequential":
+            continue
+        entries = {join(path, "layers", str(n)): x for n, x in enumerate(module.layers)}
+        read = [any(f"{cell}/".startswith(f"{e}/") for cell in cells) for e in entries]
+        between = np.cumsum(read) * np.cumsum(read[::-1])[::-1] > 0
+        for (entry, value), is_read, inside in zip(
+            entries.items(), read, between, strict=True
+        ):
+            if inside and not is_read:
+                yield entry, value
 
 
 def find_cell(params: StackParams, cells: Mapping[str, Any]) -> FlaxLayers:
