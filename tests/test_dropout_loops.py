@@ -14,9 +14,9 @@ from jaxlstm.dropout import (
     CANDIDATE,
     EMBEDDING,
     OUTPUT,
+    RECURRENT_WEIGHTS,
     STAY_C,
     STAY_H,
-    WEIGHTS,
 )
 from jaxlstm.model import make_model
 from tests.helpers import assert_close, draw_like, jit, loop
@@ -75,7 +75,7 @@ def by_hand(kind, options, keys, layers, xs, state, reset_state, b, time, contro
 
     def direction(params, state, reset_state, place, xs):
         shape = params.w_h.shape
-        key = jax.random.fold_in(keys.shared[0], WEIGHTS + place)
+        key = jax.random.fold_in(keys.shared[0], RECURRENT_WEIGHTS["w_h"] + place)
         kept = jax.random.bernoulli(
             jax.random.fold_in(key, 0), 1 - options.weights, shape
         )
