@@ -70,6 +70,7 @@ SLOW = (
     "flax.md",
     "parallel.md",
     "rule.md",
+    "stacks.md",
 )
 
 

@@ -37,7 +37,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=ESTIMATORS)
+QUICK = "bptt", "tbptt", "rtrl", "eprop"
+
+
+@pytest.fixture(
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in ESTIMATORS
+    ]
+)
 def member(request):
     """An estimator with parameters for it, in float32."""
     rflo = request.param == "rflo"
